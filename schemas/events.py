@@ -1,0 +1,156 @@
+"""The events that Relight takes in, their typed `data`, and the one list of them. No machine and no I/O lives here.
+
+A new event type is one model and one line in `EVENTS`; its queue binding, its JSON Schema and its authority follow.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Closed, Instance, Json, Moment, Name, Text
+
+PREFIX = "relight."
+
+Number = Annotated[float, Field(strict=True)]
+
+
+class Lane(StrEnum):
+    """Control events overtake metrics: a flood of measurements never delays a cancel."""
+
+    CONTROL = "control"
+    METRICS = "metrics"
+
+
+class Right(StrEnum):
+    """The keys of a system's `allow:`."""
+
+    RESTART = "restart"
+    RECOVER = "recover"
+    TASKS = "tasks"
+    ACT = "act"
+    APPROVE = "approve"
+    OBSERVE = "observe"
+    ANSWER = "answer"
+
+
+class RestartRequested(Closed):
+    """Somebody wants the system restarted. `due` is when the pause begins; absent: as soon as the notice has passed."""
+
+    reason: Text
+    due: Moment | None = None
+
+
+class RestartCancelled(Closed):
+    """Somebody takes the restart back; possible until the point of no return."""
+
+    reason: Text
+
+
+class MetricObserved(Closed):
+    """One measurement. `value` is in the unit of the alert that watches it; `at` is when it was measured."""
+
+    metric: Name
+    value: Number
+    at: Moment | None = None
+
+
+class AnswerOutcome(StrEnum):
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class ParticipantAnswered(Closed):
+    """A component answers the command `commandid`.
+
+    `digest` is the SHA-256 (hex) of what was flushed or loaded, `where` the URL it can be read back from,
+    `values` what the component measures of itself (for the metrics system: win_rate, pnl, sharpe, …).
+    """
+
+    component: Name
+    commandid: Annotated[str, Field(min_length=1, max_length=300)]
+    token: int
+    outcome: AnswerOutcome
+    detail: Annotated[str, Field(max_length=2000)] = ""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    where: Annotated[str, Field(max_length=1000)] | None = None
+    values: dict[str, Number | int | str | bool | None] = Field(default_factory=dict)
+
+
+class Act(StrEnum):
+    RETRY = "retry"
+    WAIVE = "waive"
+    ABORT = "abort"
+    ADOPT = "adopt"
+    HANDS_OFF = "hands-off"
+
+
+class OperatorActed(Closed):
+    """A person acts on a stuck instance. `step` names the step that retry and waive mean; a waiver needs `until`."""
+
+    instance: Instance
+    act: Act
+    reason: Text
+    step: Annotated[str, Field(max_length=200)] | None = None
+    until: Moment | None = None
+
+
+class SystemRegistered(Closed):
+    """Relight has read a system's file for the first time, or is told to look at the system anew."""
+
+    config_hash: str
+
+
+class StepReported(Closed):
+    """A worker tells what became of a step of the state entry `entry`."""
+
+    instance: Instance
+    entry: int
+    step: str
+    attempt: int
+    outcome: Literal["started", "done", "retrying", "waiting", "failed", "unknown"]
+    result: dict[str, Json] = Field(default_factory=dict)
+    error: str | None = None
+    seconds: float | None = None
+    whom: str | None = None
+    until: Moment | None = None
+
+
+class TimerFired(Closed):
+    """A due time has come. `kind` is `dwell`, `deadline`, `completed` (a state without steps) or `step:<name>`."""
+
+    instance: Instance
+    entry: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """What Relight knows of one type of event. `right` None: no key of `allow:` guards it (it is engine-raised)."""
+
+    name: str
+    data: type[Closed]
+    lane: Lane
+    right: Right | None
+
+    @property
+    def engine_raised(self) -> bool:
+        return self.right is None
+
+
+EVENTS: dict[str, EventType] = {
+    kind.name: kind
+    for kind in (
+        EventType("restart.requested", RestartRequested, Lane.CONTROL, Right.RESTART),
+        EventType("restart.cancelled", RestartCancelled, Lane.CONTROL, Right.RESTART),
+        EventType("metric.observed", MetricObserved, Lane.METRICS, Right.OBSERVE),
+        EventType("participant.answered", ParticipantAnswered, Lane.CONTROL, Right.ANSWER),
+        EventType("operator.acted", OperatorActed, Lane.CONTROL, Right.ACT),
+        EventType("system.registered", SystemRegistered, Lane.CONTROL, None),
+        EventType("step.reported", StepReported, Lane.CONTROL, None),
+        EventType("timer.fired", TimerFired, Lane.CONTROL, None),
+    )
+}
+"""By name without the prefix `relight.`."""
