@@ -1,0 +1,416 @@
+"""A private RabbitMQ on this machine: own node, own epmd, loopback only, no guest, data that stays."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from service.embedded import ports, processes
+from service.embedded.errors import EmbeddedError, tail
+from service.embedded.management import Management
+from service.embedded.place import Account, private_directory, settle, unsettle, write_private
+from service.embedded.programs import epmd_program, rabbitmq_programs
+
+USER = "relight"
+"""The administrator, made at the first start; the usual guest is never made."""
+
+START_DEADLINE = 90.0
+"""Seconds until the node must answer; it takes 4 to 7, more on a busy machine or with long queues."""
+
+STOP_DEADLINE = 30.0
+"""Seconds for a clean stop before it is ended at once."""
+
+CTL_DEADLINE = 60.0
+"""Seconds for one rabbitmqctl, which starts an Erlang of its own."""
+
+PORT_CHOICES = 3
+"""How often other ports are chosen when somebody was faster."""
+
+MARK = "RELIGHT_EMBEDDED_RABBITMQ"
+"""An environment variable by which all processes of one server are found again, its shell and helpers too."""
+
+PLUGINS = "[rabbitmq_management,rabbitmq_stream].\n"
+
+ERLANG = (
+    # Loopback for the distribution port; schedulers that sleep instead of spinning on a small machine.
+    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitPorts:
+    """All ports of one node, on 127.0.0.1. `tools` is what rabbitmqctl itself listens on while it runs."""
+
+    amqp: int
+    management: int
+    stream: int
+    distribution: int
+    epmd: int
+    tools: int
+
+    @classmethod
+    def choose(cls, before: "RabbitPorts | None" = None) -> "RabbitPorts":
+        """Those of the last time as far as they are free, others for the rest."""
+        names = ("amqp", "management", "stream", "distribution", "epmd", "tools")
+        chosen: dict[str, int] = {}
+        for name in names:
+            old = getattr(before, name) if before else 0
+            chosen[name] = old if old and ports.is_free(old) else ports.free_port(chosen.values())
+        return cls(**chosen)
+
+    def all(self) -> tuple[int, ...]:
+        """As numbers."""
+        return (self.amqp, self.management, self.stream, self.distribution, self.epmd, self.tools)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is remembered between runs, in a file that only we may read."""
+
+    ports: RabbitPorts
+    password: str
+
+
+class RabbitServer:
+    """One node under `directory`, with the plugins management and stream."""
+
+    def __init__(self, directory: Path, *, name: str = "rabbitmq", settings: Mapping[str, str] | None = None) -> None:
+        """Nothing is touched yet. `settings` are lines for rabbitmq.conf, such as `{"heartbeat": "10"}`."""
+        self.directory = Path(directory)
+        self.name = name
+        self._settings = dict(settings or {})
+        self._account = Account.current()
+        self._home: Path | None = None
+        self._record: _Record | None = None
+
+    # ---- what others need to know
+
+    @property
+    def url(self) -> str:
+        """`amqp://…` of the vhost `/` for the administrator, with the generated password."""
+        return self.url_for()
+
+    def url_for(self, vhost: str = "/", user: str | None = None, password: str | None = None) -> str:
+        """The same for another vhost, or for a user made with `add_user`."""
+        record = self._known()
+        who = quote(user or USER, safe="")
+        secret = quote(password if password is not None else record.password, safe="")
+        return f"amqp://{who}:{secret}@127.0.0.1:{record.ports.amqp}/{quote(vhost, safe='')}"
+
+    @property
+    def management_url(self) -> str:
+        """`http://…` of the management interface and its API, with user and password."""
+        record = self._known()
+        return f"http://{USER}:{quote(record.password, safe='')}@127.0.0.1:{record.ports.management}"
+
+    @property
+    def ports(self) -> RabbitPorts:
+        """Its ports; they are kept from run to run unless somebody else takes them meanwhile."""
+        return self._known().ports
+
+    @property
+    def home(self) -> Path:
+        """Where data, logs and passwords are; see `place.settle` for when this is not below `directory`."""
+        if self._home is None:
+            self._home = settle(self.directory, self._account) / self.name
+        return self._home
+
+    @property
+    def log(self) -> Path:
+        """The node's own log."""
+        return self.home / "log" / "relight@localhost.log"
+
+    @property
+    def pids(self) -> list[int]:
+        """All its processes, epmd among them, for tests that end them."""
+        return processes.marked(MARK, str(self.home))
+
+    def running(self) -> bool:
+        """Whether its Erlang machine lives, whoever started it."""
+        return self._node() is not None
+
+    # ---- its life
+
+    async def start(self) -> None:
+        """Start it, or adopt the one of this directory that still runs; returns when it answers."""
+        private_directory(self.home, self._account)
+        self._load()
+        if self.running() and self._record is not None:
+            await self._until_it_answers(None)
+            return
+        await self._end_all()
+        rabbitmq_programs()  # says what is missing before anything is made
+        for _ in range(PORT_CHOICES):
+            self._remember(RabbitPorts.choose(self._record.ports if self._record else None))
+            if await self._try():
+                return
+        raise EmbeddedError(
+            f"the private RabbitMQ found its ports taken {PORT_CHOICES} times in a row", log=self._console
+        )
+
+    async def stop(self) -> None:
+        """Stop it cleanly, then its epmd. Does nothing when it does not run."""
+        node = self._node()
+        if node is not None:
+            everyone = [pid for pid in self.pids if processes.program(pid) != "epmd"]
+            processes.send([node], signal.SIGTERM)
+            await processes.gone(everyone, STOP_DEADLINE)
+        await self._end_all()
+
+    async def kill(self) -> None:
+        """End all its processes at once with SIGKILL, as a power cut would; the next start recovers."""
+        await self._end_all()
+
+    async def destroy(self) -> None:
+        """Stop it and delete its data."""
+        await self.stop()
+        await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
+        self._record_file.unlink(missing_ok=True)
+        self._record = None
+        unsettle(self.directory, self.home.parent)
+
+    # ---- users, vhosts, policies
+
+    async def add_user(self, name: str, password: str, *, vhost: str = "/", tags: str = "") -> str:
+        """Create a user (or change its password) with full rights in a vhost; returns its AMQP URL."""
+        api = self.management()
+        await api.put(f"/users/{quote(name, safe='')}", {"password": password, "tags": tags})
+        await self.set_permissions(name, vhost=vhost)
+        return self.url_for(vhost, name, password)
+
+    async def set_permissions(
+        self, user: str, *, vhost: str = "/", configure: str = ".*", write: str = ".*", read: str = ".*"
+    ) -> None:
+        """Give a user rights in a vhost, each a regular expression over names."""
+        await self.management().put(
+            f"/permissions/{quote(vhost, safe='')}/{quote(user, safe='')}",
+            {"configure": configure, "write": write, "read": read},
+        )
+
+    async def delete_user(self, name: str) -> None:
+        """Delete a user if it exists; its connections are closed."""
+        await self.management().delete(f"/users/{quote(name, safe='')}")
+
+    async def add_vhost(self, name: str) -> str:
+        """Create a vhost with full rights for the administrator; returns its AMQP URL."""
+        await self.management().put(f"/vhosts/{quote(name, safe='')}", {})
+        await self.set_permissions(USER, vhost=name)
+        return self.url_for(name)
+
+    async def delete_vhost(self, name: str) -> None:
+        """Delete a vhost if it exists, with all in it."""
+        await self.management().delete(f"/vhosts/{quote(name, safe='')}")
+
+    async def set_policy(
+        self,
+        name: str,
+        pattern: str,
+        definition: Mapping[str, Any],
+        *,
+        vhost: str = "/",
+        apply_to: str = "queues",
+        priority: int = 0,
+    ) -> None:
+        """Set a policy, such as `("limit", "^relight\\\\.intake", {"delivery-limit": 50})`."""
+        await self.management().put(
+            f"/policies/{quote(vhost, safe='')}/{quote(name, safe='')}",
+            {"pattern": pattern, "definition": dict(definition), "apply-to": apply_to, "priority": priority},
+        )
+
+    def management(self) -> Management:
+        """The management API, spoken as the administrator."""
+        record = self._known()
+        return Management(record.ports.management, USER, record.password)
+
+    async def ctl(self, *arguments: str, stdin: str = "") -> str:
+        """Run rabbitmqctl on this node and return its output. Give secrets on `stdin`, never as an argument."""
+        done = await processes.run(
+            [rabbitmq_programs() / "rabbitmqctl", "--quiet", *arguments],
+            account=self._account,
+            env=self._environment(),
+            stdin=stdin,
+            timeout=CTL_DEADLINE,
+        )
+        if done.status != 0:
+            raise EmbeddedError(f"rabbitmqctl {arguments[0] if arguments else ''} failed: {done.said}")
+        return done.output
+
+    # ---- inside
+
+    @property
+    def _record_file(self) -> Path:
+        return self.home.parent / f"{self.name}.json"
+
+    @property
+    def _console(self) -> Path:
+        return self.home / "console.log"
+
+    def _known(self) -> _Record:
+        self._load()
+        if self._record is None:
+            raise EmbeddedError(
+                f"the private RabbitMQ of {self.directory} was never started",
+                next_step="start it first (for a checkout: ./relight serve)",
+            )
+        return self._record
+
+    def _load(self) -> None:
+        if self._record is None:
+            with contextlib.suppress(FileNotFoundError):
+                found = json.loads(self._record_file.read_text())
+                self._record = _Record(RabbitPorts(**found["ports"]), found["password"])
+
+    def _remember(self, chosen: RabbitPorts) -> None:
+        password = self._record.password if self._record else secrets.token_urlsafe(24)
+        record = _Record(chosen, password)
+        if record != self._record:
+            numbers = {name: getattr(chosen, name) for name in RabbitPorts.__slots__}
+            write_private(self._record_file, json.dumps({"ports": numbers, "password": password}) + "\n")
+            self._record = record
+
+    def _node(self) -> int | None:
+        return next((pid for pid in self.pids if processes.program(pid).startswith("beam")), None)
+
+    def _environment(self) -> dict[str, str]:
+        home, chosen = self.home, self.ports
+        return {
+            MARK: str(home),
+            "HOME": str(home),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(chosen.epmd),
+            "ERL_CRASH_DUMP_BYTES": "0",
+            "RABBITMQ_NODENAME": "relight@localhost",
+            "RABBITMQ_DIST_PORT": str(chosen.distribution),
+            "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(home / "log"),
+            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+            "RABBITMQ_PID_FILE": str(home / "pid"),
+            "RABBITMQ_FEATURE_FLAGS_FILE": str(home / "feature_flags"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG,
+            "RABBITMQ_CTL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_CTL_DIST_PORT_MIN": str(chosen.tools),
+            "RABBITMQ_CTL_DIST_PORT_MAX": str(chosen.tools),
+        }
+
+    def _write_files(self) -> None:
+        record = self._known()
+        settings = {
+            "listeners.tcp.1": f"127.0.0.1:{record.ports.amqp}",
+            "management.tcp.ip": "127.0.0.1",
+            "management.tcp.port": str(record.ports.management),
+            "stream.listeners.tcp.1": f"127.0.0.1:{record.ports.stream}",
+            "stream.advertised_host": "127.0.0.1",
+            "stream.advertised_port": str(record.ports.stream),
+            # Made at the first start only; there is then no user named guest.
+            "default_user": USER,
+            "default_pass": record.password,
+            "default_user_tags.administrator": "true",
+            "disk_free_limit.absolute": "200MB",
+            "log.file.level": "info",
+            "log.file.rotation.size": "10000000",
+            "log.file.rotation.count": "2",
+            **self._settings,
+        }
+        text = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        write_private(self.home / "rabbitmq.conf", text, self._account)
+        write_private(self.home / "advanced.config", "[].\n", self._account)
+        write_private(self.home / "enabled_plugins", PLUGINS, self._account)
+        cookie = self.home / ".erlang.cookie"
+        if not cookie.exists():
+            write_private(cookie, secrets.token_hex(24), self._account)
+            cookie.chmod(0o400)
+
+    async def _try(self) -> bool:
+        """Start it once; false when somebody else took one of its ports meanwhile."""
+        self._write_files()
+        environment = self._environment()
+        try:
+            # Our own epmd first: left to itself Erlang would quietly share a stranger's on the same port.
+            epmd = await asyncio.to_thread(
+                processes.start_detached,
+                [epmd_program(), "-port", str(self.ports.epmd), "-address", "127.0.0.1"],
+                account=self._account,
+                env=environment,
+                log=self._console,
+            )
+            begins = self._console.stat().st_size
+            server = await asyncio.to_thread(
+                processes.start_detached,
+                [rabbitmq_programs() / "rabbitmq-server"],
+                account=self._account,
+                env=environment,
+                log=self._console,
+            )
+            if await self._until_it_answers((epmd.pid, server.pid), begins):
+                return True
+        except BaseException:
+            # Also when we are cancelled: a half-started node is nobody's.
+            await asyncio.shield(self._end_all())
+            raise
+        await self._end_all()
+        return False
+
+    async def _until_it_answers(self, started: tuple[int, int] | None, begins: int = 0) -> bool:
+        deadline = time.monotonic() + START_DEADLINE
+        while time.monotonic() < deadline:
+            if started is not None:
+                epmd, server = (processes.alive(pid) for pid in started)
+                if not epmd or not server:
+                    if not epmd or self._port_was_taken(begins):
+                        return False
+                    raise EmbeddedError("the private RabbitMQ ended while it started", log=self._console)
+            if await _speaks_amqp(self.ports.amqp) and await self.management().knows_us():
+                return True
+            await asyncio.sleep(0.1)
+        raise EmbeddedError(
+            f"the private RabbitMQ did not answer within {START_DEADLINE:.0f} s",
+            log=self.log if self.log.exists() else self._console,
+        )
+
+    def _port_was_taken(self, begins: int) -> bool:
+        with self._console.open("rb") as file:
+            file.seek(begins)
+            said = file.read()
+        said += "\n".join(tail(self.log, 60)).encode()
+        return b"eaddrinuse" in said or b"port_in_use" in said or b"address already in use" in said.lower()
+
+    async def _end_all(self) -> None:
+        """End every process of it that is left, until none is."""
+        for _ in range(10):
+            if not (left := self.pids):
+                return
+            processes.send(left, signal.SIGKILL)
+            await processes.gone(left, STOP_DEADLINE)
+        raise EmbeddedError(
+            f"processes of the private RabbitMQ do not end: {self.pids}",
+            next_step="look at them with ps; a process in state D waits for a disk",
+        )
+
+    def last_words(self) -> list[str]:
+        """The end of its log, for a report."""
+        return tail(self.log)
+
+
+async def _speaks_amqp(port: int) -> bool:
+    """Whether an AMQP 0-9-1 greeting is answered with a method frame (connection.start)."""
+    try:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(b"AMQP\x00\x00\x09\x01")
+                return await reader.readexactly(1) == b"\x01"
+            finally:
+                writer.close()
+    except (OSError, EOFError, TimeoutError):
+        return False
