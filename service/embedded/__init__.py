@@ -65,7 +65,7 @@ class Embedded:
             await self._stop_unused()
 
     async def destroy(self) -> None:
-        """Stop both and delete their data, whoever uses them."""
+        """End both at once and delete their data, whoever uses them."""
         async with self._alone():
             if self._use is not None:
                 os.close(self._use)

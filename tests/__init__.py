@@ -1,0 +1,1 @@
+"""The tests of Relight; see docs for what each suite proves."""
