@@ -1,0 +1,78 @@
+"""How log lines are made: event names and fields, by structlog, also for libraries that log the standard way.
+
+Nothing here decides what is logged. Passwords in URLs are cut out of every line, whoever wrote it.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+from service.settings import LogFormat, Logs
+
+PASSWORD = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]*@", re.IGNORECASE)
+
+QUIET = ("aio_pika", "aiormq", "asyncio", "uvicorn")
+"""Libraries whose information is noise to an operator; their warnings stay."""
+
+
+def redact(text: str) -> str:
+    """The text with every password of a URL replaced by `***`."""
+    return PASSWORD.sub(r"\g<before>:***@", text)
+
+
+def _redacted(value: object) -> object:
+    match value:
+        case str():
+            return redact(value)
+        case Mapping():
+            return {key: _redacted(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_redacted(inner) for inner in value]
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return redact(str(value))
+
+
+def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {key: value if key.startswith("_") else _redacted(value) for key, value in event.items()}
+
+
+def configure(logs: Logs, stream: TextIO | None = None) -> None:
+    """Sets up structlog and the root logger of this process, writing to `stream` (standard error)."""
+    stream = stream or sys.stderr
+    as_text = logs.log_format is LogFormat.TEXT or (logs.log_format is LogFormat.AUTO and stream.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+    last: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="at")
+        if as_text
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact_event, last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logs.log_level.upper())
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(logs.log_level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
