@@ -10,9 +10,10 @@ from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from schemas.base import Duration
+from schemas.base import Duration, format_duration
 from service.errors import Misconfigured
 
 PREFIX = "RELIGHT_"
@@ -148,7 +149,7 @@ class Settings:
                 found[name] = concern()
             except ValidationError as error:
                 problems += [
-                    f"{PREFIX}{str(item['loc'][0]).upper()}: {_plain(item['msg'])}"
+                    f"{PREFIX}{str(item['loc'][0]).upper()}: {_plain(item)}"
                     for item in error.errors(include_url=False, include_input=False)
                 ]
         servers = found.get("servers")
@@ -162,8 +163,12 @@ class Settings:
         return cls(**found)  # type: ignore[arg-type]  # each name has its own class, as listed above
 
 
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should", "should")
+def _plain(item: ErrorDetails) -> str:
+    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    for bound in item.get("ctx", {}).values():
+        if isinstance(bound, timedelta):
+            message = message.replace(repr(bound), format_duration(bound))
+    return message
 
 
 def strangers(environ: Mapping[str, str]) -> tuple[str, ...]:
