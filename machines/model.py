@@ -71,7 +71,8 @@ class Each(StrEnum):
 class Step:
     """A side effect that belongs to a state, as the table has it; `plan.py` makes `PlannedStep`s of it.
 
-    `timeout` is for one attempt; `limit` names the entry of the system's `restart.limits` that replaces it.
+    `timeout` is for one attempt; `limit` names the span of the system's `restart.limits`, or else of `restart`, that
+    replaces it. `arguments` (of the system) are what the action is told, planned into each of its `PlannedStep`s.
     `takes`: planned only for components that answer this command; `keep`: also for components that a restart keeps.
     `optional`: its failure is recorded and the state goes on.
     """
@@ -85,6 +86,7 @@ class Step:
     takes: Command | None = None
     keep: bool = False
     optional: bool = False
+    arguments: Callable[[System], Mapping[str, Json]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class Transition:
 
 
 class On(StrEnum):
-    """Triggers that the engine raises itself; all others are names of events (`restart.requested`, `operator.retry`)."""
+    """Triggers that the engine raises itself; all others name events (`restart.requested`, `operator.retry`)."""
 
     COMPLETED = "completed"
     STEP_FAILED = "step.failed"
@@ -223,6 +225,8 @@ class Machine:
     """A definition. `address` says which instance an event means (None: not this machine's business).
 
     `absorbs` names the triggers that may move nothing without being refused: a measurement within its limits.
+    `explain` says in the machine's own words why a trigger is not possible in the state of these facts (None: no better
+    words than the general ones).
     """
 
     name: str
@@ -232,6 +236,7 @@ class Machine:
     transitions: tuple[Transition, ...]
     address: Address
     absorbs: frozenset[str] = frozenset()
+    explain: Callable[[str, "Facts"], Reason | None] | None = None
 
     def state(self, name: str) -> State:
         """The state called `name`. Raises KeyError when this machine has none."""

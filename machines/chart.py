@@ -1,0 +1,149 @@
+"""Deciding: one trigger, one set of facts, one verdict. The only file that imports `transitions`; no machine here.
+
+The library holds the table as one flat, shared, synchronous machine without models; each decision uses a throwaway
+position, so that nothing is remembered between two decisions and an event that moves nothing leaves nothing behind.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import transitions
+
+from machines.evidence import failed_steps
+from machines.model import Absorbed, Facts, Machine, Move, On, Reason, Refusal, Transition, Verdict
+from schemas.base import Json
+
+BUDGETS = "budgets"
+"""The key of the snapshot's data under which spent budgets are counted, by `Transition` key."""
+
+_RAISED_BY_ENGINE = frozenset(On)
+
+
+class Chart:
+    """A machine ready to decide. Build it once: building costs milliseconds, deciding microseconds."""
+
+    def __init__(self, machine: Machine) -> None:
+        """Raises ValueError when a transition names a state that the machine does not have."""
+        # Plain texts throughout: the library takes an Enum's name for a state's, and our states are StrEnums.
+        names = {str(state.name) for state in machine.states}
+        table: list[dict[str, object]] = []
+        self._resting = {str(state.name) for state in machine.states if state.resting}
+        self._possible: dict[str, list[str]] = {name: [] for name in names}
+        for transition in machine.transitions:
+            for name in (*transition.sources, transition.target):
+                if name not in names:
+                    raise ValueError(f"machine {machine.name}: {transition.trigger} names the unknown state {name!r}")
+            gate = _Gate(transition)
+            for source in map(str, transition.sources):
+                table.append(
+                    {
+                        "trigger": str(transition.trigger),
+                        "source": source,
+                        "dest": str(transition.target),
+                        "conditions": [gate],
+                    }
+                )
+                if transition.trigger not in self._possible[source]:
+                    self._possible[source].append(str(transition.trigger))
+        self.machine = machine
+        self._decider = transitions.Machine(
+            model=None, states=sorted(names), initial=str(machine.initial), transitions=table, auto_transitions=False
+        )
+
+    def possible(self, state: str) -> tuple[str, ...]:
+        """The triggers that the table has for `state`, in its order, whatever their guards will say."""
+        return tuple(self._possible[state])
+
+    def decide(self, trigger: str, facts: Facts) -> Verdict:
+        """The first transition of the table whose guards all answer None; else why nothing moves.
+
+        Pure: neither `facts` nor the chart changes. An exception of a guard or a change is the machine's fault and
+        is raised as it is. Raises KeyError when the snapshot stands in a state that this machine does not have.
+        """
+        state = facts.snapshot.state
+        if trigger not in self._possible[state]:
+            return Absorbed() if trigger in self.machine.absorbs else Refusal((self._not_here(trigger, facts),))
+        position = _Position(state, facts)
+        self._decider.events[trigger].trigger(position, position)
+        if position.taken is None:
+            return Absorbed() if trigger in self.machine.absorbs else Refusal(tuple(dict.fromkeys(position.reasons)))
+        return self._move(trigger, position.taken, facts, position.reasons)
+
+    def _move(self, trigger: str, taken: Transition, facts: Facts, passed_over: list[Reason]) -> Move:
+        changes: dict[str, Json] = dict(taken.changes(facts)) if taken.changes is not None else {}
+        if taken.target in self._resting:
+            if BUDGETS in facts.snapshot.data:
+                changes[BUDGETS] = None
+        elif taken.budget is not None:
+            changes[BUDGETS] = {**_budgets(facts.snapshot.data), budget_key(taken): _spent(taken, facts) + 1}
+        return Move(str(taken.target), changes, _why(trigger, taken, facts, passed_over))
+
+    def _not_here(self, trigger: str, facts: Facts) -> Reason:
+        if self.machine.explain is not None and (reason := self.machine.explain(trigger, facts)) is not None:
+            return reason
+        state = facts.snapshot.state
+        possible = ", ".join(name for name in self._possible[state] if name not in _RAISED_BY_ENGINE)
+        return Reason(
+            f"{facts.snapshot.instance} is {state}; {trigger} moves nothing there"
+            + (f" (possible now: {possible})" if possible else " (nothing but its own steps moves it now)")
+        )
+
+
+@dataclass(slots=True)
+class _Position:
+    """What the library moves instead of a model: where it stands, and what the gates said on the way."""
+
+    state: str
+    facts: Facts
+    taken: Transition | None = None
+    reasons: list[Reason] = field(default_factory=list)
+
+
+class _Gate:
+    """All guards of one transition as the library's single condition; it notes the reasons, or that it opened."""
+
+    __slots__ = ("_transition",)
+
+    def __init__(self, transition: Transition) -> None:
+        self._transition = transition
+
+    def __call__(self, position: _Position) -> bool:
+        transition = self._transition
+        reasons = [reason for guard in transition.guards if (reason := guard(position.facts)) is not None]
+        if not reasons and transition.budget is not None and _spent(transition, position.facts) >= transition.budget:
+            reasons = [Reason(f"{transition.trigger} was already taken {transition.budget} times since the last rest")]
+        if reasons:
+            position.reasons.extend(reasons)
+            return False
+        position.taken = transition
+        return True
+
+
+def budget_key(transition: Transition) -> str:
+    """Names a transition's budget in the data: it must not change when other transitions come or go."""
+    return f"{'|'.join(transition.sources)} {transition.trigger} {transition.target}"
+
+
+def _budgets(data: Mapping[str, Json]) -> dict[str, Json]:
+    budgets = data.get(BUDGETS)
+    return dict(budgets) if isinstance(budgets, dict) else {}
+
+
+def _spent(transition: Transition, facts: Facts) -> int:
+    spent = _budgets(facts.snapshot.data).get(budget_key(transition))
+    return spent if isinstance(spent, int) else 0
+
+
+def _why(trigger: str, taken: Transition, facts: Facts, passed_over: list[Reason]) -> str:
+    """The table's words, and what a person would ask next: which step, whose wish, what stood in the better way."""
+    words = taken.reason or trigger
+    details: list[str] = []
+    if trigger == On.STEP_FAILED:
+        details = [
+            f"{step.planned.name} {step.status}: {step.error or 'no reason given'}" for step in failed_steps(facts)
+        ]
+    elif trigger in _RAISED_BY_ENGINE:
+        details = list(dict.fromkeys(passed_over))
+    elif isinstance(wish := getattr(facts.event.data, "reason", None), str):
+        details = [wish]
+    return ": ".join([words] + ["; ".join(details)] * bool(details))

@@ -1,0 +1,102 @@
+"""What the lifecycle remembers of a restart: the changes its transitions write. It decides no way."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+
+from machines.evidence import evidence, failed_steps, record, step_of, steps_of, text, who
+from machines.model import Event, Facts, Reason, StepStatus
+from schemas.base import Json
+from schemas.events import RestartRequested
+
+ONE_RESTART = ("restart", "baseline", "system_snapshot", "digests", "down_since", "failure", "verified", "absent")
+"""What belongs to one restart (or first start) and goes with it."""
+
+
+def note_absent(facts: Facts) -> Mapping[str, Json]:
+    return {"absent": list(absent(facts))}
+
+
+def note_restart(facts: Facts) -> Mapping[str, Json]:
+    event = facts.event
+    wish = event.data
+    assert isinstance(wish, RestartRequested)  # noqa: S101  # the table binds this change to that event alone
+    earliest = facts.now + facts.system.restart.notice.lead
+    restart: dict[str, Json] = {
+        "id": restart_id(event),
+        "reason": wish.reason,
+        "requested_by": who(event),
+        "requested_at": event.at.isoformat(),
+        "due": max(wish.due or earliest, earliest).isoformat(),
+    }
+    return {**_forget(facts), "restart": restart}
+
+
+def note_baseline(facts: Facts) -> Mapping[str, Json]:
+    return {"baseline": {step.planned.name.split(":", 1)[-1]: evidence(step) for step in steps_of(facts, "baseline")}}
+
+
+def note_no_return(facts: Facts) -> Mapping[str, Json]:
+    sealed = step_of(facts, "seal")
+    digests = {s.planned.component or "": text(s.result, "digest") for s in steps_of(facts, "flush")}
+    return {
+        "system_snapshot": {key: text(sealed.result, key) for key in ("url", "sha256")} if sealed else None,
+        "digests": {name: digest for name, digest in digests.items() if digest},
+        "down_since": facts.now.isoformat(),
+    }
+
+
+def note_failure(facts: Facts, reason: Reason | None = None) -> Mapping[str, Json]:
+    """Why the way was left: the step that failed, the person who ended it, or the time that was over."""
+    failure: dict[str, Json] = {
+        "state": facts.snapshot.state,
+        "at": facts.now.isoformat(),
+        "by": f"{facts.event.name} {who(facts.event) or ''}".strip(),
+        "reason": reason or getattr(facts.event.data, "reason", None),
+        "steps": {s.planned.name: s.error for s in failed_steps(facts)},
+    }
+    return {"failure": failure, "verified": None}
+
+
+def note_verified(facts: Facts) -> Mapping[str, Json]:
+    checks = [s for s in facts.steps if s.planned.action == "check.run"]
+    return {"verified": {"at": facts.now.isoformat(), "checks": {s.planned.name: evidence(s) for s in checks}}}
+
+
+def note_given_up(facts: Facts) -> Mapping[str, Json]:
+    """The restart is over without having happened; what is known of it stays as `last_abort`."""
+    data = facts.snapshot.data
+    if "restart" not in data:
+        return _forget(facts)
+    about = {**record(data, "restart"), "failure": data.get("failure"), "ended_at": facts.now.isoformat()}
+    return {**_forget(facts), "last_abort": {**about, "down_since": data.get("down_since")}}
+
+
+def note_up(facts: Facts) -> Mapping[str, Json]:
+    """The restart is over; what is known of it stays as `last_restart`. A first start leaves the last restart alone."""
+    data = facts.snapshot.data
+    if "restart" not in data:
+        return _forget(facts)
+    about = {**record(data, "restart"), **{key: data.get(key) for key in ("system_snapshot", "verified")}}
+    down = data.get("down_since")
+    seconds = (facts.now - datetime.fromisoformat(down)).total_seconds() if isinstance(down, str) else None
+    times: dict[str, Json] = {"down_since": down, "up_at": facts.now.isoformat(), "downtime_seconds": seconds}
+    return {**_forget(facts), "last_restart": {**about, **times}}
+
+
+def restart_id(event: Event) -> str:
+    """`20250302T014500-9f3c1a`: when it was asked for, and by which event; the same event always has the same id."""
+    return f"{event.at:%Y%m%dT%H%M%S}-{hashlib.sha256((event.source + event.id).encode()).hexdigest()[:6]}"
+
+
+def _forget(facts: Facts) -> dict[str, Json]:
+    return {key: None for key in ONE_RESTART if key in facts.snapshot.data}
+
+
+def absent(facts: Facts) -> tuple[str, ...]:
+    """The components that the first look did not find running."""
+    return tuple(
+        step.planned.component or step.planned.name
+        for step in steps_of(facts, "observe")
+        if step.status is not StepStatus.DONE or step.result.get("running") is not True
+    )

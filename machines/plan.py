@@ -1,0 +1,121 @@
+"""From the table to named steps: what a state plans for one system, how long it waits, and the way a restart goes.
+
+What `relight plan` prints and what a run performs come from here, from the very same table. Nothing is decided here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from machines.model import Each, Machine, On, PlannedStep, State, Step, WaitFor
+from schemas.base import Json
+from schemas.system import OnSilence, System
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One state of a way, what is done in it, and the table's words for how it is entered."""
+
+    state: State
+    steps: tuple[PlannedStep, ...]
+    entered: str
+
+
+def plan(machine: Machine, state: State | str, system: System, data: Mapping[str, Json]) -> tuple[PlannedStep, ...]:
+    """The steps of one entry of `state`, in order of position: `pause:reporter`, `pause:calculator`, `seal`, `check:0`.
+
+    One after another, except that the checks of one line of the table share a position and run side by side.
+    `data` is the snapshot's after the transition. Raises KeyError for an unknown state, ValueError for an unknown span.
+    """
+    del data  # nothing in today's tables depends on it; it is in the contract because tomorrow's rungs will
+    row = machine.state(state) if isinstance(state, str) else state
+    planned: list[PlannedStep] = []
+    position = 0
+    for step in row.steps:
+        expanded = list(_expand(step, system, position))
+        planned += expanded
+        position = expanded[-1].position + 1 if expanded else position
+    return tuple(planned)
+
+
+def waits(
+    state: State, system: System, data: Mapping[str, Json], now: datetime
+) -> tuple[datetime | None, datetime | None]:
+    """(`dwell_until`, `deadline_at`) of an entry of `state` at `now`; None where there is no such wait."""
+    return _moment(state.dwell, system, data, now), _moment(state.deadline, system, data, now)
+
+
+def route(
+    machine: Machine, system: System, start: str = "operational", trigger: str = "restart.requested"
+) -> tuple[Leg, ...]:
+    """The states that a run goes through when all goes well, from `start` on `trigger` to the next rest.
+
+    Follows the first transition of the table for `completed` in each state: a table names the good way first. Raises
+    ValueError when the table has no such way.
+    """
+    legs: list[Leg] = []
+    here, by = start, trigger
+    while len(legs) <= len(machine.states):
+        taken = next((t for t in machine.transitions if here in t.sources and t.trigger == by), None)
+        if taken is None:
+            raise ValueError(f"machine {machine.name}: no way leads on from {here} by {by}")
+        state = machine.state(taken.target)
+        legs.append(Leg(state, plan(machine, state, system, {}), taken.reason))
+        if state.resting or state.final:
+            return tuple(legs)
+        here, by = state.name, On.COMPLETED
+    raise ValueError(f"machine {machine.name}: the way from {start} by {trigger} comes to no rest")
+
+
+def limit(system: System, name: str) -> timedelta:
+    """The span called `name` in the system's `restart.limits`, or else in `restart`. Raises ValueError for neither."""
+    for place in (system.restart.limits, system.restart):
+        value = getattr(place, name, None)
+        if isinstance(value, timedelta):
+            return value
+    raise ValueError(f"{name!r} is no limit of restart.limits and no span of restart")
+
+
+def _expand(step: Step, system: System, position: int) -> Iterator[PlannedStep]:
+    match step.each:
+        case Each.SYSTEM:
+            yield _planned(step, system, step.name, position)
+        case Each.CHECK:
+            for index in range(len(system.verify)):
+                yield _planned(step, system, f"{step.name}:{index}", position, check=index)
+        case Each.COMPONENT | Each.COMPONENT_REVERSED:
+            order = system.start_order()
+            if step.each is Each.COMPONENT_REVERSED:
+                order = order[::-1]
+            for offset, name in enumerate(name for name in order if _concerns(step, system, name)):
+                yield _planned(step, system, f"{step.name}:{name}", position + offset, component=name)
+
+
+def _concerns(step: Step, system: System, name: str) -> bool:
+    component = system.components[name]
+    return (step.keep or not component.keep) and (step.takes is None or component.takes(step.takes))
+
+
+def _planned(
+    step: Step, system: System, name: str, position: int, *, component: str | None = None, check: int | None = None
+) -> PlannedStep:
+    arguments: dict[str, Json] = dict(step.arguments(system)) if step.arguments is not None else {}
+    if check is not None:
+        arguments["check"] = check
+    return PlannedStep(
+        name=name,
+        action=step.action,
+        position=position,
+        timeout=step.timeout if step.limit is None else limit(system, step.limit),
+        attempts=step.attempts,
+        component=component,
+        arguments=arguments,
+        optional=step.optional,
+        on_silence=OnSilence.ABORT if component is None else system.components[component].on_silence,
+    )
+
+
+def _moment(wait: WaitFor | None, system: System, data: Mapping[str, Json], now: datetime) -> datetime | None:
+    if wait is None:
+        return None
+    return now + wait if isinstance(wait, timedelta) else wait(system, data, now)
