@@ -6,7 +6,7 @@ that count are those of the measurements; one that is older than what was last r
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from machines.address import carried
@@ -41,7 +41,8 @@ def _observed(facts: Facts) -> MetricObserved | None:
 def _measured(facts: Facts) -> datetime:
     """When it was measured; a clock that runs ahead counts as now, or later measurements would all seem late."""
     seen = _observed(facts)
-    return min(seen.at, facts.event.at) if seen is not None and seen.at is not None else facts.event.at
+    moment = min(seen.at, facts.event.at) if seen is not None and seen.at is not None else facts.event.at
+    return moment.astimezone(UTC)
 
 
 def _thresholds(facts: Facts) -> Alert | None:

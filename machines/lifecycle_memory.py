@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from machines.evidence import evidence, failed_steps, record, step_of, steps_of, text, who
 from machines.model import Event, Facts, Reason, StepStatus
@@ -27,7 +27,7 @@ def note_restart(facts: Facts) -> Mapping[str, Json]:
         "reason": wish.reason,
         "requested_by": who(event),
         "requested_at": event.at.isoformat(),
-        "due": max(wish.due or earliest, earliest).isoformat(),
+        "due": max(wish.due or earliest, earliest).astimezone(UTC).isoformat(),
     }
     return {**_forget(facts), "restart": restart}
 
