@@ -104,10 +104,11 @@ class SystemRegistered(Closed):
 
 
 class StepReported(Closed):
-    """A worker tells what became of a step of the state entry `entry`."""
+    """A worker tells what became of a step of the state entry `entry`, which was an entry of `state`."""
 
     instance: Instance
     entry: int
+    state: str
     step: str
     attempt: int
     outcome: Literal["started", "done", "retrying", "waiting", "failed", "unknown"]

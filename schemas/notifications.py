@@ -75,9 +75,7 @@ class StepData(Open):
     entry: int
     step: str
     attempt: int
-    outcome: Literal[
-        "started", "done", "retrying", "waiting", "proceeded", "failed", "unknown", "cancelled", "waived"
-    ]
+    outcome: Literal["started", "done", "retrying", "waiting", "proceeded", "failed", "unknown", "cancelled", "waived"]
     seconds: float | None = None
     error: str | None = None
     result: dict[str, Json] = Field(default_factory=dict)
@@ -101,7 +99,7 @@ class WaitData(Open):
 
 
 class CommandData(Open):
-    """A command to a participant. It is void after `expires`; a participant refuses a `token` lower than one it has seen.
+    """A command to a participant. It is void after `expires`; a `token` lower than one seen before is refused.
 
     The same `commandid` may arrive twice: it is answered again, not performed again.
     """

@@ -1,4 +1,4 @@
-"""The file of one system under Relight's care: its components, databases, limits and checks. Reading YAML is not done here.
+"""The file of one system under Relight's care: components, databases, limits, checks. YAML is not read here.
 
 Everything a machine may ask of a system is answered by pure methods of `System`.
 """
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -164,11 +165,7 @@ class Alert(Closed):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        ordered = (
-            self.warning < self.critical
-            if self.direction is Direction.ABOVE
-            else self.warning > self.critical
-        )
+        ordered = self.warning < self.critical if self.direction is Direction.ABOVE else self.warning > self.critical
         if not ordered:
             raise ValueError(f"critical must lie {self.direction} warning")
         return self
@@ -210,7 +207,7 @@ class System(Closed):
     @field_validator("zone")
     @classmethod
     def _zone_exists(cls, value: str, info: ValidationInfo) -> str:
-        from zoneinfo import ZoneInfo  # noqa: PLC0415  # reads the zone database; only wanted when a file is read
+        from zoneinfo import ZoneInfo
 
         try:
             ZoneInfo(value)
@@ -224,9 +221,7 @@ class System(Closed):
         known = set(self.components) | set(self.databases)
         for name, component in self.components.items():
             problems += [
-                f"components.{name}.needs: {n!r} is no component or database"
-                for n in component.needs
-                if n not in known
+                f"components.{name}.needs: {n!r} is no component or database" for n in component.needs if n not in known
             ]
             if name in self.databases:
                 problems.append(f"components.{name}: a database has the same name")
@@ -241,9 +236,7 @@ class System(Closed):
                 case _:
                     pass
         metrics = [alert.metric for alert in self.alerts]
-        problems += [
-            f"alerts: {m!r} stands there twice" for m in sorted(set(metrics)) if metrics.count(m) > 1
-        ]
+        problems += [f"alerts: {m!r} stands there twice" for m in sorted(set(metrics)) if metrics.count(m) > 1]
         if not problems:
             problems += self._circles()
         if problems:
@@ -271,13 +264,17 @@ class System(Closed):
                     break
         return tuple(order)
 
+    def state_url(self, *names: str) -> str:
+        """The URL of a document below `storage.state`; `file://./var/state` is below the folder of the system's file."""
+        path = self.storage.state.removeprefix("file://").rstrip("/")
+        root = path if path.startswith("/") else f"{self.folder.rstrip('/')}/{path.removeprefix('./')}"
+        return "file://" + quote("/".join((root, *names)))
+
     def alert(self, metric: str) -> Alert | None:
         """The thresholds of `metric`, if the file has any."""
         return next((alert for alert in self.alerts if alert.metric == metric), None)
 
-    def permits(
-        self, right: Right, user: str | None, *, local: bool, component: str | None = None
-    ) -> str | None:
+    def permits(self, right: Right, user: str | None, *, local: bool, component: str | None = None) -> str | None:
         """None when allowed, else why not. `user` is the name the broker verified; `local` the local command line."""
         if local:
             return None
@@ -297,12 +294,13 @@ class System(Closed):
                 own = f"{self.system}.{component}"
                 return None if user == own else f"{user} may not answer for {component}; only {own} may"
             case _:
-                return f"{user} may not {right} {self.system}; allow.{right} is not set, so only the local command line may"
+                why = f"allow.{right} is not set, so only the local command line may"
+                return f"{user} may not {right} {self.system}; {why}"
 
     def config_hash(self) -> str:
         """SHA-256 (hex) of the canonical text of this configuration."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def canonical(self) -> str:
-        """The text that is hashed and kept in the table of configurations; `System.model_validate_json` reads it back."""
+        """The text that is hashed and kept in the table of configurations; `model_validate_json` reads it back."""
         return self.model_dump_json(by_alias=True)

@@ -19,6 +19,15 @@ Token = NewType("Token", int)
 """A fencing token: grows with every lease given, for shards and for steps, from one sequence."""
 
 
+EPOCH_BITS = 40
+"""A token is the epoch shifted by this, plus a number of the one sequence: those of a later epoch are larger."""
+
+
+def epoch_of(token: Token) -> int:
+    """The generation of Relight's database in which the token was given."""
+    return token >> EPOCH_BITS
+
+
 class Clock(Protocol):
     """Time as an argument."""
 
@@ -66,7 +75,7 @@ class InboxRow:
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One row of an instance's log. `record` is the canonical JSON text whose hash, chained to `previous`, is `hash`."""
+    """One row of an instance's log. `record` is canonical JSON; its hash, chained to `previous`, is `hash`."""
 
     instance: InstanceId
     epoch: int
@@ -136,6 +145,8 @@ class StepRow:
 class StepChange:
     """What intake does to a stored step: applied only while its status is one of `only_from`.
 
+    An `answer` makes a waiting step ready and leaves a running one running (`status` and `ready_at` do not touch it):
+    the participant was quicker than the runner's record that it waits, whichever of the two comes first.
     `attempts`: replaces the number of attempts made (0 gives a retried step its full budget again).
     """
 
@@ -273,7 +284,7 @@ class Ownership:
 
 
 class Store(Protocol):
-    """Relight's own tables. Raises Unavailable, LostLease, Conflict, Transient, Poison; nothing else for a server's mood."""
+    """Relight's own tables. Raises Unavailable, LostLease, Conflict, Transient or Poison."""
 
     async def acquire(self, shard: int, owner: str, lease: timedelta) -> Ownership | None:
         """The shard's lease with a new token, or None while another owner's lease has not ended."""
@@ -287,9 +298,7 @@ class Store(Protocol):
         """Ends the lease now, so that another may follow at once."""
         ...
 
-    async def pending(
-        self, shard: int, now: datetime, limit: int
-    ) -> tuple[tuple[Signal, ...], tuple[TimerRow, ...]]:
+    async def pending(self, shard: int, now: datetime, limit: int) -> tuple[tuple[Signal, ...], tuple[TimerRow, ...]]:
         """Oldest signals and due timers of a shard; they stay until a batch removes them."""
         ...
 
@@ -320,7 +329,7 @@ class Store(Protocol):
         ...
 
     async def undeliverable(self, shard: int, token: Token, row: int, why: str) -> None:
-        """Marks a row that the status exchange refused and the status log accepted: kept, replayable, out of the way."""
+        """Marks a row that the status exchange refused and the status log took: kept, replayable, out of the way."""
         ...
 
     async def signal(self, signals: Sequence[NewSignal]) -> None:
@@ -364,7 +373,7 @@ class StepStore(Protocol):
         ready_at: datetime | None,
         signal: NewSignal,
     ) -> None:
-        """Records what became of the claim (done, failed, unknown, or ready again at `ready_at`) together with the signal."""
+        """Records what became of the claim (done, failed, unknown, or ready at `ready_at`) together with the signal."""
         ...
 
     async def wait(self, row: StepRow, until: datetime, signal: NewSignal) -> bool:
@@ -396,9 +405,7 @@ class Reader(Protocol):
 
     async def instances(self, system: str | None = None) -> tuple[InstanceView, ...]: ...
 
-    async def history(
-        self, instance: InstanceId, after_seq: int = 0, limit: int = 1000
-    ) -> tuple[LogRow, ...]: ...
+    async def history(self, instance: InstanceId, after_seq: int = 0, limit: int = 1000) -> tuple[LogRow, ...]: ...
 
     async def steps(self, instance: InstanceId, first_entry: int = 0) -> tuple[StepRow, ...]: ...
 
@@ -428,7 +435,7 @@ class Delivery:
 
 
 class Lanes(Protocol):
-    """The two lanes of one shard (and, for shard 0, the unrouted queue in the control lane), each on its own channel."""
+    """The two lanes of one shard (shard 0's control lane has the unrouted queue too), each on its own channel."""
 
     async def wait(self, timeout: float) -> None:
         """Returns when a delivery is there, or after `timeout` seconds."""
@@ -494,7 +501,7 @@ class StatusReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """A supervised process: running with `pid` and `started` (clock ticks since boot, /proc/PID/stat field 22), or not.
+    """A supervised process: running (`started`: clock ticks since boot, /proc/PID/stat field 22), or not.
 
     `exit_status` of the last run (negative: the signal), None while it runs or when nobody saw its end.
     """
@@ -518,7 +525,7 @@ class Processes(Protocol):
     async def state(self, name: str) -> ProcessState: ...
 
     async def tell(self, name: str, signal: str) -> None:
-        """Sends a signal (`USR1`, `TERM`, `KILL`) to the process (KILL: its process group), pid and start time compared first."""
+        """Sends a signal (`USR1`, `TERM`; `KILL` to its group) to the process, pid and start time compared first."""
         ...
 
     async def wait_stopped(self, name: str, timeout: timedelta) -> ProcessState:

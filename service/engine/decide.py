@@ -1,0 +1,300 @@
+"""What one event does to one instance: the machine's verdict, turned into log, steps, timers and notices. No I/O.
+
+The machine decides (`machines/chart.py`); this file only carries out its verdict on the working set, and knows what
+the engine's own events mean: a step's report, a timer, an answer, a person's act.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+
+from machines.model import (
+    ENDED,
+    SETTLED,
+    Absorbed,
+    Event,
+    Facts,
+    InstanceId,
+    Move,
+    On,
+    Reason,
+    Refusal,
+    Snapshot,
+    StepStatus,
+)
+from machines.plan import plan, waits
+from schemas.base import Json
+from schemas.events import Act, MetricObserved, OperatorActed, ParticipantAnswered, StepReported, TimerFired
+from schemas.system import OnSilence
+from service.engine import notices
+from service.engine.records import merged
+from service.engine.work import Live, Work
+from service.ports import SILENT, StepChange, StepKey, StepRow
+
+OPEN = frozenset(StepStatus) - ENDED
+"""Steps that somebody may still work on."""
+
+
+class Outcome(StrEnum):
+    """What became of an event at an instance."""
+
+    APPLIED = "applied"
+    ABSORBED = "absorbed"
+    REFUSED = "refused"
+    DEAD = "dead"
+
+
+def decide(work: Work, instance: InstanceId, event: Event) -> Outcome:
+    """Applies `event` to `instance` within the batch; what it did is in the working set afterwards."""
+    live = work.live(instance, event.system)
+    match event.data:
+        case StepReported() as report:
+            return _step_reported(work, live, event, report)
+        case TimerFired() as timer:
+            return _timer_fired(work, live, event, timer)
+        case ParticipantAnswered() as answer:
+            return _answered(work, live, event, answer)
+        case OperatorActed(act=Act.RETRY | Act.WAIVE, step=str()) as act:
+            return _step_acted(work, live, event, act)
+        case OperatorActed() as act:
+            return trigger(work, live, event, f"operator.{act.act}")
+        case MetricObserved() as metric:
+            work.observe(instance, metric.at or event.at, metric.value)
+    return trigger(work, live, event, event.name)
+
+
+def refuse(work: Work, instance: InstanceId, event: Event, reasons: tuple[Reason, ...]) -> Outcome:
+    """Logs and publishes that the event moved nothing, and why."""
+    live = work.live(instance, event.system)
+    after = work.append(live, "refusal", live.snapshot, event, {"reasons": list(reasons)})
+    work.say(notices.refusal(after, reasons, event))
+    return Outcome.REFUSED
+
+
+def trigger(work: Work, live: Live, event: Event, name: str) -> Outcome:
+    """Asks the machine what `name` does here, and carries its verdict out."""
+    runs = {i: state for i, state in work.live_runs.get(event.system, {}).items() if i != live.snapshot.instance}
+    facts = Facts(work.now, event, live.snapshot, live.system, live.facts(), runs)
+    match live.chart.decide(name, facts):
+        case Move() as move:
+            _move(work, live, event, move)
+            return Outcome.APPLIED
+        case Refusal(reasons=reasons):
+            return refuse(work, live.snapshot.instance, event, reasons)
+        case Absorbed():
+            return Outcome.ABSORBED
+
+
+def _move(work: Work, live: Live, event: Event, move: Move) -> None:
+    before = live.snapshot
+    machine = live.chart.machine
+    config_hash = before.config_hash
+    if live.resting or before.seq == 0:
+        config_hash = work.definitions.current_hash(before.system)
+    state = machine.state(move.target)
+    data = merged(before.data, move.changes)
+    dwell_until, deadline_at = waits(state, live.system, data, work.now)
+    entered = replace(
+        before,
+        machine_version=machine.version,
+        config_hash=config_hash,
+        state=str(state.name),
+        entry=before.entry + 1,
+        entered_at=work.now,
+        dwell_until=dwell_until,
+        deadline_at=deadline_at,
+        data=data,
+    )
+    work.leave(live, before.entry)
+    after = work.append(live, "transition", entered, event, {"reason": move.reason, "changes": dict(move.changes)})
+    work.say(notices.transition(before, after, state.status, move.reason, event))
+    _enter(work, live, after)
+
+
+def _enter(work: Work, live: Live, after: Snapshot) -> None:
+    machine = live.chart.machine
+    state = machine.state(after.state)
+    planned = plan(machine, after.state, live.system, after.data)
+    first = min((step.position for step in planned), default=0)
+    work.plan(
+        live,
+        [
+            StepRow(
+                key=StepKey(after.instance, after.entry, step.name),
+                system=after.system,
+                place="local",
+                planned=step,
+                status=StepStatus.READY if step.position == first else StepStatus.PLANNED,
+                state=after.state,
+                config_hash=after.config_hash,
+                ready_at=work.now if step.position == first else None,
+            )
+            for step in planned
+        ],
+    )
+    if after.dwell_until is not None:
+        work.timer(live, "dwell", after.dwell_until)
+        if planned:
+            then = "goes on, once its steps are done"
+            work.say(notices.wait(after, None, "the due time", after.dwell_until, then, work.now))
+    elif not planned and not state.resting and not state.final:
+        work.timer(live, "completed", work.now)
+    if after.deadline_at is not None:
+        work.timer(live, "deadline", after.deadline_at)
+
+
+def _progress(work: Work, live: Live, event: Event) -> Outcome:
+    """What the steps of the current entry, as they now stand, mean for the instance."""
+    rows = live.steps.values()
+    if any(row.status is StepStatus.FAILED and not row.planned.optional for row in rows):
+        return trigger(work, live, event, On.STEP_FAILED)
+    left = [row for row in rows if not _settled(row)]
+    if not left:
+        if live.snapshot.dwell_until is not None and live.snapshot.dwell_until > work.now:
+            return Outcome.ABSORBED
+        return trigger(work, live, event, On.COMPLETED) if not live.resting else Outcome.ABSORBED
+    position = min(row.planned.position for row in left)
+    for row in left:
+        if row.planned.position == position and row.status is StepStatus.PLANNED:
+            ready = StepChange(row.key, StepStatus.READY, frozenset({StepStatus.PLANNED}), ready_at=work.now)
+            work.change(live, ready)
+    return Outcome.ABSORBED
+
+
+def _settled(row: StepRow) -> bool:
+    return row.status in SETTLED or (row.planned.optional and row.status is StepStatus.FAILED)
+
+
+def _step_reported(work: Work, live: Live, event: Event, report: StepReported) -> Outcome:
+    at, outcome = work.now, report.outcome
+    work.say(
+        notices.step(
+            live.snapshot, report.state, report.entry, report.step, report.attempt, outcome, at,
+            report.result, report.error, report.seconds,
+        )
+    )  # fmt: skip
+    if report.entry != live.snapshot.entry:
+        return Outcome.ABSORBED
+    row = live.steps.get(report.step)
+    if row is None:
+        return Outcome.ABSORBED
+    if outcome == "waiting" and row.status is StepStatus.WAITING:
+        then = _when_silent(row, live)
+        work.say(notices.wait(live.snapshot, report.step, report.whom or "a participant", report.until, then, at))
+    if outcome == "unknown" and row.status is StepStatus.UNKNOWN:
+        then = live.chart.machine.state(live.snapshot.state).then or "nothing"
+        who = "a person: nobody can tell whether it happened; look, then `relight act` retry or waive"
+        work.say(notices.wait(live.snapshot, report.step, who, live.snapshot.deadline_at, then, at))
+    return _progress(work, live, event)
+
+
+def _when_silent(row: StepRow, live: Live) -> str:
+    match row.planned.on_silence:
+        case OnSilence.PROCEED:
+            return "proceeds without it"
+        case OnSilence.KILL:
+            return "kills it"
+        case OnSilence.ABORT:
+            return live.chart.machine.state(live.snapshot.state).then or "the step fails"
+
+
+def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Outcome:
+    if timer.entry != live.snapshot.entry:
+        return Outcome.ABSORBED
+    match timer.kind:
+        case "deadline":
+            return trigger(work, live, event, On.DEADLINE_PASSED)
+        case "dwell" | "completed":
+            return _progress(work, live, event)
+        case _:
+            row = live.steps.get(timer.kind.removeprefix("step:"))
+            if row is None or row.status is not StepStatus.WAITING:
+                return Outcome.ABSORBED
+            return _silent(work, live, event, row)
+
+
+def _silent(work: Work, live: Live, event: Event, row: StepRow) -> Outcome:
+    whom = row.planned.component or "the participant"
+    error = f"{whom} did not answer in time"
+    waiting = frozenset({StepStatus.WAITING})
+    match row.planned.on_silence:
+        case OnSilence.KILL:
+            work.change(live, StepChange(row.key, StepStatus.READY, waiting, work.now, SILENT))
+            return Outcome.ABSORBED
+        case OnSilence.PROCEED:
+            status = StepStatus.PROCEEDED
+        case OnSilence.ABORT:
+            status = StepStatus.FAILED
+    work.change(live, StepChange(row.key, status, waiting, error=error))
+    _say_step(work, live, row, str(status), error)
+    return _progress(work, live, event)
+
+
+def _answered(work: Work, live: Live, event: Event, answer: ParticipantAnswered) -> Outcome:
+    instance = live.snapshot.instance
+    row = next((row for row in live.steps.values() if row.key.command_id == answer.commandid), None)
+    if row is None or row.status not in (StepStatus.WAITING, StepStatus.RUNNING):
+        why = f"no step of {live.snapshot.state} waits for an answer to {answer.commandid}: too late, or not asked"
+        return refuse(work, instance, event, (Reason(why),))
+    if row.planned.component != answer.component:
+        why = f"the command {answer.commandid} went to {row.planned.component}, not to {answer.component}"
+        return refuse(work, instance, event, (Reason(why),))
+    # A running step was answered before the runner could record that it waits: it finds the answer and goes on.
+    work.change(
+        live,
+        StepChange(
+            row.key,
+            StepStatus.READY if row.status is StepStatus.WAITING else None,
+            frozenset({StepStatus.WAITING, StepStatus.RUNNING}),
+            work.now,
+            answer.model_dump(mode="json"),
+        ),
+    )
+    return Outcome.ABSORBED
+
+
+def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Outcome:
+    instance = live.snapshot.instance
+    row = live.steps.get(act.step or "")
+    if row is None:
+        names = ", ".join(live.steps) or "none"
+        why = f"{live.snapshot.state} has no step {act.step!r}; its steps are: {names}"
+        return refuse(work, instance, event, (Reason(why),))
+    if act.act is Act.RETRY:
+        if row.status not in (StepStatus.FAILED, StepStatus.UNKNOWN):
+            return refuse(
+                work,
+                instance,
+                event,
+                (Reason(f"{act.step} is {row.status}; only a failed one is retried"),),
+            )
+        _note(work, live, event, f"{act.step} is retried: {act.reason}", {})
+        status = frozenset({StepStatus.FAILED, StepStatus.UNKNOWN})
+        work.change(live, StepChange(row.key, StepStatus.READY, status, work.now, attempt=0))
+        return Outcome.APPLIED
+    if row.status in SETTLED | {StepStatus.CANCELLED}:
+        return refuse(work, instance, event, (Reason(f"{act.step} is {row.status}; there is nothing to waive"),))
+    if act.until is None:
+        return refuse(work, instance, event, (Reason("a waiver needs `until`: when it is to be looked at again"),))
+    waivers = live.snapshot.data.get("waivers")
+    note: dict[str, Json] = {"by": event.user, "reason": act.reason, "until": act.until.isoformat()}
+    kept: dict[str, Json] = {**(waivers if isinstance(waivers, dict) else {}), row.key.name: note}
+    _note(work, live, event, f"{act.step} is waived: {act.reason}", {"waivers": kept})
+    work.change(live, StepChange(row.key, StepStatus.WAIVED, OPEN | {StepStatus.FAILED}))
+    _say_step(work, live, row, "waived", act.reason)
+    _progress(work, live, event)
+    return Outcome.APPLIED
+
+
+def _note(work: Work, live: Live, event: Event, reason: str, changes: Mapping[str, Json]) -> None:
+    """A logged self-transition that stays in the state entry: its steps and timers go on."""
+    before = live.snapshot
+    noted = replace(before, data=merged(before.data, changes))
+    after = work.append(live, "transition", noted, event, {"reason": reason, "changes": dict(changes)})
+    status = live.chart.machine.state(after.state).status
+    work.say(notices.transition(before, after, status, reason, event))
+
+
+def _say_step(work: Work, live: Live, row: StepRow, outcome: str, error: str | None) -> None:
+    snapshot, at = live.snapshot, work.now
+    work.say(notices.step(snapshot, row.state, row.key.entry, row.key.name, row.attempt, outcome, at, {}, error))

@@ -1,0 +1,259 @@
+"""Intake of one shard: takes what has arrived, decides it as one micro-batch, commits it, acknowledges it.
+
+A batch is a prefix of each lane plus signals and due timers. Every event in it gets an outcome; acks follow the commit.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+
+from machines.model import Event, InstanceId
+from schemas.events import TimerFired
+from service import metrics
+from service.crash import crash_point
+from service.engine.definitions import Definitions
+from service.engine.outbox import Outbox
+from service.engine.reading import Arrived, addresses, from_delivery, from_signal, from_timer
+from service.engine.settle import bury_poison, settle
+from service.engine.work import Work
+from service.errors import Conflict, LostLease, RelightError, Transient, Unavailable
+from service.ports import Clock, Delivery, EventKey, Lanes, Ownership, Prepared, Store, TimerRow, epoch_of
+
+ATTEMPTS = 3
+"""How often an event is tried alone before it becomes a dead letter; only tries alone are counted."""
+
+IDLE = 1.0
+"""Seconds after which signals and timers are looked at even if nothing woke the owner."""
+
+FULL = 0.05
+"""Seconds between looks at a full outbox; deliveries wait in their queues meanwhile."""
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """Runs while its shard is owned. Raises LostLease when it is not any more; waits out every other server's mood."""
+
+    def __init__(
+        self,
+        store: Store,
+        lanes: Lanes,
+        outbox: Outbox,
+        definitions: Definitions,
+        ownership: Ownership,
+        clock: Clock,
+        *,
+        size: int,
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._outbox = outbox
+        self._definitions = definitions
+        self._ownership = ownership
+        self._clock = clock
+        self._size = size
+        self._signalled = True
+        self._next_timer: datetime | None = None
+        self._timers_moved = True
+        self._arrival = asyncio.Event()
+        self._resting = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_signals())
+            tasks.create_task(self._watch_lanes())
+            tasks.create_task(self._loop())
+
+    async def _loop(self) -> None:
+        while True:
+            self._arrival.clear()
+            if self._outbox.full:
+                self._lanes.pause()
+            else:
+                self._lanes.resume()
+            deliveries = self._lanes.take(self._size)
+            if deliveries or self._inside_is_due():
+                await self._take_in(deliveries)
+            else:
+                if self._outbox.has_sent:
+                    await self._take_in(())
+                await self._rest()
+
+    def _inside_is_due(self) -> bool:
+        return self._signalled or (self._next_timer is not None and self._next_timer <= self._clock.now())
+
+    async def _rest(self) -> None:
+        seconds = FULL if self._outbox.full else IDLE
+        if self._next_timer is not None:
+            seconds = min(seconds, max(0.0, (self._next_timer - self._clock.now()).total_seconds()))
+        self._resting.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._arrival.wait()
+        except TimeoutError:
+            self._signalled = True
+
+    async def _watch_signals(self) -> None:
+        while True:
+            try:
+                await self._store.wait_for_signal(self._ownership.shard, IDLE)
+            except Unavailable:
+                await self._clock.sleep(IDLE)
+            self._signalled = True
+            self._arrival.set()
+
+    async def _watch_lanes(self) -> None:
+        while True:
+            await self._resting.wait()
+            await self._lanes.wait(IDLE)
+            self._resting.clear()
+            self._arrival.set()
+
+    # --- one batch -------------------------------------------------------------------------------------------------
+
+    async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
+        """Settles the deliveries together with what waits inside, whatever it takes, then acknowledges them."""
+        failures = 0
+        while True:
+            now = self._clock.now()
+            try:
+                arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
+                inside = await self._inside(now)
+                if any(delivery.redelivered for delivery in deliveries):
+                    await self._one_by_one([*inside, *arrived])
+                else:
+                    await self._together([*inside, *arrived], now)
+                if self._timers_moved:
+                    self._next_timer = await self._store.next_timer(self._ownership.shard)
+                    self._timers_moved = False
+                break
+            except (Transient, Conflict, Unavailable) as error:
+                # The answer of a commit may be lost: inside events are read again, outside ones are found in the inbox.
+                self._outbox.doubt()
+                self._signalled = self._timers_moved = True
+                failures += 1
+                await self._back_off(error, failures)
+        crash_point("intake.after_commit")
+        if deliveries:
+            await self._lanes.ack(deliveries)
+        crash_point("intake.after_ack")
+
+    async def _inside(self, now: datetime) -> list[Arrived]:
+        if not self._inside_is_due():
+            return []
+        self._signalled = False
+        signals, timers = await self._store.pending(self._ownership.shard, now, self._size)
+        # Workers set timers too, always together with a signal.
+        self._timers_moved = True
+        if len(signals) + len(timers) >= self._size:
+            self._signalled = True
+        return [
+            *(from_signal(signal, self._definitions, now) for signal in signals),
+            *(self._timer_event(timer, now) for timer in timers),
+        ]
+
+    def _timer_event(self, timer: TimerRow, now: datetime) -> Arrived:
+        system = timer.instance.split("/")[1]
+        data = TimerFired(instance=timer.instance, entry=timer.entry, kind=timer.kind)
+        name = f"{timer.instance}:{timer.entry}:{timer.kind}:{timer.due_at.isoformat()}"
+        return from_timer(timer, system, Event(name, "relight/timers", "timer.fired", system, data, now))
+
+    async def _together(self, arrived: Sequence[Arrived], now: datetime) -> None:
+        if not arrived and not self._outbox.has_sent:
+            return
+        try:
+            await self._commit(arrived, now)
+        except (Transient, Conflict, Unavailable, LostLease):
+            raise
+        except Exception as error:  # noqa: BLE001  # one event of these brings it, whatever it is: find that one
+            log.warning("intake.taken_apart", shard=self._ownership.shard, events=len(arrived), error=str(error))
+            self._outbox.doubt()
+            await self._one_by_one(arrived)
+
+    async def _one_by_one(self, arrived: Sequence[Arrived]) -> None:
+        """Each alone, in order. An unknown redelivered event may have killed its owner: its try is counted first."""
+        known = (await self._prepare(arrived)).known
+        for one in arrived:
+            suspicious = one.delivery is not None and one.delivery.redelivered and one.key not in known
+            attempts = 0
+            while True:
+                now = self._clock.now()
+                if suspicious or attempts:
+                    counted = await self._store.count_attempt(self._ownership.shard, self._ownership.token, one.key)
+                    attempts = max(attempts, counted)
+                if attempts > ATTEMPTS:
+                    await self._bury(one, f"tried alone {ATTEMPTS} times without an end", attempts - 1)
+                    break
+                try:
+                    await self._commit([one], now)
+                    break
+                except (Transient, Conflict, Unavailable, LostLease):
+                    raise
+                except Exception as error:  # noqa: BLE001  # any fault of this event's ends as a dead letter
+                    attempts += 1
+                    log.warning("intake.failed_alone", key=one.key.id, source=one.key.source, error=repr(error))
+                    if attempts >= ATTEMPTS:
+                        await self._bury(one, f"{type(error).__name__}: {error}", attempts)
+                        break
+
+    async def _bury(self, one: Arrived, reason: str, attempts: int) -> None:
+        work = Work(Prepared({}, {}), self._definitions, epoch=self._epoch, now=self._clock.now())
+        bury_poison(work, one, reason, attempts)
+        await self._write(work)
+        metrics.EVENTS.labels(outcome="dead").inc()
+
+    async def _commit(self, arrived: Sequence[Arrived], now: datetime) -> None:
+        prepared = await self._prepare(arrived)
+        work = Work(prepared, self._definitions, epoch=self._epoch, now=now)
+        seen: dict[EventKey, bytes] = {}
+        outcomes = [settle(work, one, prepared.known, seen) for one in arrived]
+        await self._write(work)
+        metrics.BATCH_EVENTS.observe(len(arrived))
+        for outcome in outcomes:
+            metrics.EVENTS.labels(outcome=str(outcome)).inc()
+
+    async def _prepare(self, arrived: Sequence[Arrived]) -> Prepared:
+        events = [one.event for one in arrived if one.event is not None]
+        instances: dict[InstanceId, None] = {}
+        for event in events:
+            instances.update(dict.fromkeys(addresses(event, self._definitions)))
+        keys = [one.key for one in arrived if one.kept_in_inbox or one.rejected is not None]
+        if not keys and not instances:
+            return Prepared({}, {})
+        systems = sorted({event.system for event in events})
+        return await self._store.prepare(self._ownership.shard, keys, list(instances), systems)
+
+    async def _write(self, work: Work) -> None:
+        sent = self._outbox.take_sent()
+        batch = work.batch(self._ownership.shard, self._ownership.token, sent)
+        crash_point("intake.before_commit")
+        try:
+            with metrics.COMMIT_SECONDS.time():
+                ids = await self._store.commit(batch)
+        except BaseException:
+            self._outbox.give_back(sent)
+            raise
+        self._outbox.deleted(sent)
+        if sent:
+            crash_point("outbox.after_delete")
+        self._outbox.offer(ids, batch.outbox)
+        for row in batch.log:
+            if row.kind == "transition":
+                metrics.TRANSITIONS.labels(machine=row.instance.split("/", 1)[0], to=row.state_to).inc()
+        earliest = work.earliest_timer()
+        if earliest is not None and (self._next_timer is None or earliest < self._next_timer):
+            self._next_timer = earliest
+
+    @property
+    def _epoch(self) -> int:
+        return epoch_of(self._ownership.token)
+
+    # --- waiting out -------------------------------------------------------------------------------------------------
+
+    async def _back_off(self, error: RelightError, failures: int) -> None:
+        if failures in (1, 10, 100):
+            log.warning("intake.waits", shard=self._ownership.shard, error=str(error), failures=failures)
+        await self._clock.sleep(min(2.0, 0.02 * 2 ** min(failures, 10)))

@@ -1,0 +1,123 @@
+"""Who decides for a shard: the lease, its renewal, and everything that runs only while it is held.
+
+An owner that cannot renew stops, and so closes its channels, before its lease ends by its own monotonic clock.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+
+from service import metrics
+from service.crash import crash_point
+from service.engine.definitions import Definitions
+from service.engine.intake import Intake
+from service.engine.outbox import Outbox
+from service.errors import LostLease, Unavailable
+from service.ports import Broker, Clock, Ownership, Store
+
+MARGIN = 0.2
+"""The share of a lease that is given up for safety: work stops when less than this is left."""
+
+log = structlog.get_logger()
+
+
+class Owner:
+    """Strives for one shard's lease for ever, and runs intake and outbox while it holds it."""
+
+    def __init__(
+        self,
+        shard: int,
+        name: str,
+        store: Store,
+        broker: Broker,
+        definitions: Callable[[], Definitions],
+        clock: Clock,
+        *,
+        lease: timedelta,
+        batch: int,
+    ) -> None:
+        self.shard = shard
+        self.owns = False
+        self._name = name
+        self._store = store
+        self._broker = broker
+        self._definitions = definitions
+        self._clock = clock
+        self._lease = lease
+        self._batch = batch
+        self._until = 0.0
+
+    async def run(self) -> None:
+        """Until cancelled; hands the lease back then."""
+        failures = 0
+        while True:
+            asked = self._clock.monotonic()
+            try:
+                ownership = await self._store.acquire(self.shard, self._name, self._lease)
+            except Unavailable as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("owner.waits", shard=self.shard, error=str(error))
+                await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 6)))
+                continue
+            failures = 0
+            if ownership is None:
+                await self._clock.sleep(self._lease.total_seconds() / 10)
+                continue
+            crash_point("owner.after_acquire")
+            self._until = asked + self._lease.total_seconds() * (1 - MARGIN)
+            await self._hold(ownership)
+
+    async def _hold(self, ownership: Ownership) -> None:
+        log.info("owner.holds", shard=self.shard, token=ownership.token, name=self._name)
+        metrics.SHARDS_OWNED.inc()
+        metrics.TAKEOVERS.inc()
+        self.owns = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._renew(ownership))
+                tasks.create_task(self._decide(ownership))
+        except* LostLease as lost:
+            log.warning("owner.lost", shard=self.shard, why=str(lost.exceptions[0]))
+        finally:
+            self.owns = False
+            metrics.SHARDS_OWNED.dec()
+            await self._release(ownership)
+
+    async def _renew(self, ownership: Ownership) -> None:
+        pause = self._lease.total_seconds() / 4
+        while True:
+            await self._clock.sleep(pause)
+            asked = self._clock.monotonic()
+            left = self._until - asked
+            if left <= 0:
+                raise LostLease(f"shard {self.shard}: its lease could not be renewed in time; another owner may follow")
+            try:
+                async with asyncio.timeout(left):
+                    await self._store.renew(ownership, self._lease)
+            except (Unavailable, TimeoutError) as error:
+                log.warning("owner.cannot_renew", shard=self.shard, error=str(error), seconds_left=round(left, 1))
+                pause = min(0.2, left)
+                continue
+            self._until = asked + self._lease.total_seconds() * (1 - MARGIN)
+            pause = self._lease.total_seconds() / 4
+
+    async def _decide(self, ownership: Ownership) -> None:
+        async with self._broker.lanes(self.shard) as lanes, self._broker.publisher() as publisher:
+            outbox = Outbox(self._store, publisher, ownership, self._clock)
+            intake = Intake(
+                self._store, lanes, outbox, self._definitions(), ownership, self._clock, size=self._batch
+            )  # fmt: skip
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(outbox.run())
+                tasks.create_task(intake.run())
+
+    async def _release(self, ownership: Ownership) -> None:
+        try:
+            async with asyncio.timeout(2.0):
+                await self._store.release(ownership)
+        except (Unavailable, LostLease, TimeoutError) as error:
+            log.info("owner.not_released", shard=self.shard, error=str(error), then="the lease ends by itself")
+        crash_point("owner.after_release")

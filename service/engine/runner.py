@@ -1,0 +1,266 @@
+"""The runner: claims steps that are ready, has their actions performed under a lease, and reports as a signal.
+
+It decides nothing about the machine: a step's outcome goes through the same door as every event.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import structlog
+
+from machines.model import SETTLED, StepStatus
+from schemas.base import Json
+from service import metrics
+from service.crash import crash_point
+from service.engine.definitions import Definitions
+from service.engine.records import canonical
+from service.errors import LostLease, Permanent, Retry, Unavailable, Unknown
+from service.ports import (
+    Action,
+    Clock,
+    Done,
+    Ids,
+    NewSignal,
+    StepContext,
+    StepRow,
+    StepStore,
+    Waiting,
+    World,
+)
+
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt at a step; doubled for each further one, with jitter, up to LONGEST_PAUSE."""
+LONGEST_PAUSE = 60.0
+
+INTERRUPTED = "interrupted"
+"""The error of a claimed row whose earlier attempt nobody ended."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Runner:
+    """One worker. `places` are those it serves; `width` how many steps it performs at a time."""
+
+    def __init__(
+        self,
+        store: StepStore,
+        actions: Mapping[str, Action],
+        world: World,
+        definitions: Callable[[], Definitions],
+        clock: Clock,
+        ids: Ids,
+        *,
+        name: str,
+        places: Sequence[str],
+        lease: timedelta,
+        width: int = 8,
+    ) -> None:
+        self._store = store
+        self._actions = actions
+        self._world = world
+        self._definitions = definitions
+        self._clock = clock
+        self._ids = ids
+        self._name = name
+        self._places = places
+        self._lease = lease
+        self._width = width
+        self._running = 0
+        self._freed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled: the running actions are cancelled with it and taken up again by their next claim."""
+        failures = 0
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                room = self._width - self._running
+                if room <= 0:
+                    self._freed.clear()
+                    await self._freed.wait()
+                    continue
+                try:
+                    now = self._clock.now()
+                    rows = await self._store.claim(self._name, self._places, now, self._lease, room)
+                except Unavailable as error:
+                    failures += 1
+                    if failures == 1:
+                        log.warning("runner.waits", error=str(error))
+                    await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 6)))
+                    continue
+                failures = 0
+                for row in rows:
+                    self._running += 1
+                    tasks.create_task(self._hold(row))
+                if not rows:
+                    await self._rest()
+
+    async def _rest(self) -> None:
+        try:
+            await self._store.wait_for_step(0.5)
+        except Unavailable:
+            await self._clock.sleep(0.5)
+
+    async def _hold(self, row: StepRow) -> None:
+        """Performs a claimed step while its lease is renewed; a lost lease ends the action at once."""
+        crash_point("runner.after_claim")
+        work = asyncio.create_task(self._work(row))
+        renewal = asyncio.create_task(self._renew(row))
+        try:
+            await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (renewal, work):
+                task.cancel()
+            ended = await asyncio.gather(work, renewal, return_exceptions=True)
+            self._running -= 1
+            self._freed.set()
+        for error in ended:
+            if isinstance(error, LostLease):
+                log.info("runner.claim_over", instance=row.key.instance, step=row.key.name, why=str(error))
+            elif isinstance(error, Exception):
+                raise error
+
+    async def _renew(self, row: StepRow) -> None:
+        left = self._lease.total_seconds()
+        granted = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(left / 4)
+            asked = self._clock.monotonic()
+            try:
+                await self._store.renew_claim(row, self._lease)
+                granted = asked
+            except Unavailable as error:
+                if asked - granted > left * 0.8:
+                    raise LostLease(f"the claim of {row.key.name} could not be renewed in time") from error
+
+    # --- one attempt -------------------------------------------------------------------------------------------------
+
+    async def _work(self, row: StepRow) -> None:
+        began = self._clock.monotonic()
+        try:
+            outcome = await self._attempt(row)
+        except Retry as error:
+            await self._again(row, began, str(error), error.after)
+        except Unknown as error:
+            await self._record(row, began, StepStatus.UNKNOWN, {}, str(error))
+        except Permanent as error:
+            await self._record(row, began, StepStatus.FAILED, {}, str(error))
+        except Unavailable as error:
+            await self._again(row, began, str(error), None)
+        except LostLease:
+            raise
+        except Exception as error:  # an action's own fault ends the step, never the worker
+            log.exception("runner.action_broke", instance=row.key.instance, step=row.key.name)
+            await self._record(row, began, StepStatus.FAILED, {}, f"{type(error).__name__}: {error}")
+        else:
+            crash_point("runner.after_effect")
+            if isinstance(outcome, Done):
+                await self._record(row, began, StepStatus.DONE, outcome.result, None)
+            else:
+                await self._wait(row, outcome)
+        crash_point("runner.after_record")
+
+    async def _attempt(self, row: StepRow) -> Done | Waiting:
+        action = self._actions.get(row.planned.action)
+        if action is None:
+            known = ", ".join(sorted(self._actions))
+            raise Permanent(f"no action is called {row.planned.action!r}; known: {known}")
+        context = await self._context(row)
+        try:
+            async with asyncio.timeout(row.planned.timeout.total_seconds()) as limit:
+                if row.error == INTERRUPTED and row.status is StepStatus.RUNNING and not action.twice_is_safe:
+                    happened = await action.probe(context)
+                    if happened is not None:
+                        return happened
+                return await action.perform(context)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            why = f"{row.planned.name} did not end within {row.planned.timeout.total_seconds():g}s"
+            if action.twice_is_safe:
+                raise Retry(why) from error
+            happened = await action.probe(context)
+            if happened is not None:
+                return happened
+            raise Retry(why) from error
+
+    async def _context(self, row: StepRow) -> StepContext:
+        loaded = await self._patiently(lambda: self._store.context(row))
+        system = self._definitions().configuration(row.config_hash)
+        if system is None:
+            raise Permanent(f"configuration {row.config_hash} of {row.system} is not known to this worker")
+        results = {step.key.name: step.result for step in loaded.steps if step.status in SETTLED}
+        data = loaded.snapshot.data if loaded.snapshot is not None else {}
+        return StepContext(row, system, data, results, self._world, self._clock)
+
+    # --- what became of it ---------------------------------------------------------------------------------------
+
+    async def _again(self, row: StepRow, began: float, why: str, after: timedelta | None) -> None:
+        if row.attempt >= row.planned.attempts:
+            tried = f" (tried {row.attempt} times)" if row.attempt > 1 else ""
+            await self._record(row, began, StepStatus.FAILED, {}, f"{why}{tried}")
+            return
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (row.attempt - 1)) * (0.5 + self._ids.random())
+        ready_at = self._clock.now() + (after if after is not None else timedelta(seconds=pause))
+        await self._record(row, began, StepStatus.READY, {}, why, ready_at)
+
+    async def _record(
+        self,
+        row: StepRow,
+        began: float,
+        status: StepStatus,
+        result: Mapping[str, Json],
+        error: str | None,
+        ready_at: datetime | None = None,
+    ) -> None:
+        outcome = "retrying" if status is StepStatus.READY else str(status)
+        seconds = self._clock.monotonic() - began
+        metrics.STEPS.labels(action=row.planned.action, outcome=outcome).inc()
+        metrics.STEP_SECONDS.labels(action=row.planned.action).observe(seconds)
+        log.info(
+            "step.ended", outcome=outcome, system=row.system, instance=row.key.instance, entry=row.key.entry,
+            step=row.key.name, attempt=row.attempt, error=error,
+        )  # fmt: skip
+        signal = self._signal(row, outcome, result=dict(result), error=error, seconds=round(seconds, 3))
+        await self._patiently(lambda: self._store.finish(row, status, result, error, ready_at, signal))
+
+    async def _wait(self, row: StepRow, waiting: Waiting) -> None:
+        signal = self._signal(row, "waiting", whom=waiting.whom, until=waiting.until)
+        await self._patiently(lambda: self._store.wait(row, waiting.until, signal))
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The call's answer, however long the database is away: the effect happened, its record must not be lost.
+
+        The renewal beside it gives the claim up when the outage outlasts the lease.
+        """
+        pause = 0.05
+        while True:
+            try:
+                return await call()
+            except Unavailable:
+                await self._clock.sleep(pause)
+                pause = min(2.0, pause * 2)
+
+    def _signal(self, row: StepRow, outcome: str, **more: object) -> NewSignal:
+        key = row.key
+        body = {
+            "specversion": "1.0",
+            "id": f"{key.command_id}:{row.attempt}:{outcome}:{row.token}",
+            "source": "relight/runner",
+            "type": "relight.step.reported",
+            "subject": row.system,
+            "time": self._clock.now(),
+            "data": {
+                "instance": key.instance,
+                "entry": key.entry,
+                "state": row.state,
+                "step": key.name,
+                "attempt": row.attempt,
+                "outcome": outcome,
+                **more,
+            },
+        }
+        return NewSignal(row.system, canonical(body))

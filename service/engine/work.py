@@ -1,0 +1,217 @@
+"""The working set of one micro-batch: instances in memory, and everything the batch will write. No I/O.
+
+Event 2 sees event 1's effect because both look here; `batch()` is what one transaction then writes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from machines.chart import Chart
+from machines.model import ENDED, Event, InstanceId, Snapshot, StepFact, StepStatus
+from schemas.system import System
+from service.engine.definitions import Definitions
+from service.engine.records import log_row
+from service.ports import (
+    Batch,
+    DeadLetter,
+    EventKey,
+    InboxRow,
+    Loaded,
+    LogRow,
+    Observation,
+    OutMessage,
+    Prepared,
+    SnapshotWrite,
+    StepChange,
+    StepKey,
+    StepRow,
+    TimerRow,
+    Token,
+)
+
+
+class Live:
+    """One instance as the batch sees it: its snapshot and the step rows of its current entry."""
+
+    def __init__(self, snapshot: Snapshot, steps: Iterable[StepRow], *, chart: Chart, system: System) -> None:
+        self.snapshot = snapshot
+        self.expected_seq = snapshot.seq
+        self.steps = {row.key.name: row for row in steps}
+        self.chart = chart
+        self.system = system
+
+    @property
+    def resting(self) -> bool:
+        return self.chart.machine.state(self.snapshot.state).resting
+
+    def facts(self) -> tuple[StepFact, ...]:
+        """The steps as guards see them, in the order of their positions."""
+        rows = sorted(self.steps.values(), key=lambda row: (row.planned.position, row.key.name))
+        return tuple(StepFact(row.planned, row.status, row.attempt, row.result, row.error) for row in rows)
+
+
+class Work:
+    """Collects what a batch of events writes. `epoch` is the generation that new rows carry."""
+
+    def __init__(self, prepared: Prepared, definitions: Definitions, *, epoch: int, now: datetime) -> None:
+        self.definitions = definitions
+        self.epoch = epoch
+        self.now = now
+        self.live_runs = prepared.live_runs
+        self.outcomes: list[tuple[str, str]] = []
+        self._loaded = prepared.instances
+        self._live: dict[InstanceId, Live] = {}
+        self._inbox: list[InboxRow] = []
+        self._log: list[LogRow] = []
+        self._touched: dict[InstanceId, None] = {}
+        self._leave: list[tuple[InstanceId, int]] = []
+        self._new_steps: dict[StepKey, StepRow] = {}
+        self._changes: dict[StepKey, StepChange] = {}
+        self._timers: dict[tuple[InstanceId, str], TimerRow] = {}
+        self._fired: list[TimerRow] = []
+        self._signals: list[int] = []
+        self._outbox: list[OutMessage] = []
+        self._dead: list[DeadLetter] = []
+        self._observations: list[Observation] = []
+
+    # --- instances -------------------------------------------------------------------------------------------------
+
+    def live(self, instance: InstanceId, system: str) -> Live:
+        """The instance as of now in this batch; a new one stands in its machine's initial state with seq 0.
+
+        Raises KeyError when the instance stands on a machine version or configuration that is not here.
+        """
+        if instance not in self._live:
+            loaded = self._loaded.get(instance, Loaded(None))
+            snapshot = loaded.snapshot or self._first(instance, system)
+            configuration = self.definitions.configuration(snapshot.config_hash)
+            if configuration is None:
+                raise KeyError(f"{instance} stands on configuration {snapshot.config_hash}, which is not here")
+            chart = self.definitions.chart(snapshot.machine, snapshot.machine_version)
+            live = Live(snapshot, loaded.steps, chart=chart, system=configuration)
+            if live.resting or snapshot.seq == 0:
+                # At rest nothing binds the instance to what it left with: it decides with what is current.
+                live.system = self.definitions.systems[system]
+                live.chart = self.definitions.chart(
+                    snapshot.machine, self.definitions.machines[snapshot.machine].version
+                )
+            self._live[instance] = live
+        return self._live[instance]
+
+    def _first(self, instance: InstanceId, system: str) -> Snapshot:
+        machine = self.definitions.machine_of(instance)
+        if machine is None:
+            raise KeyError(f"no machine is called {instance.split('/', 1)[0]!r}")
+        return Snapshot(
+            instance=instance,
+            system=system,
+            machine=machine.name,
+            machine_version=machine.version,
+            config_hash=self.definitions.current_hash(system),
+            epoch=self.epoch,
+            seq=0,
+            state=str(machine.initial),
+            entry=0,
+            entered_at=self.now,
+        )
+
+    # --- what is written -------------------------------------------------------------------------------------------
+
+    def append(self, live: Live, kind: str, after: Snapshot, event: Event, extra: Mapping[str, object]) -> Snapshot:
+        """Adds a log row for the instance; its snapshot becomes `after` with the next seq and the new chain head."""
+        before = live.snapshot
+        row, head = log_row(kind, before, replace(after, seq=before.seq + 1, epoch=self.epoch), event, extra)
+        self._log.append(row)
+        live.snapshot = head
+        self._touched[head.instance] = None
+        return head
+
+    def leave(self, live: Live, entry: int) -> None:
+        """Cancels the steps of a state entry that is over and drops its timers."""
+        instance = live.snapshot.instance
+        self._leave.append((instance, entry))
+        for key in [key for key in self._changes if key.instance == instance]:
+            del self._changes[key]
+        for key, row in self._new_steps.items():
+            if key.instance == instance and row.status not in ENDED:
+                self._new_steps[key] = replace(row, status=StepStatus.CANCELLED)
+        for timer in [timer for timer in self._timers if timer[0] == instance]:
+            del self._timers[timer]
+        live.steps = {}
+
+    def plan(self, live: Live, rows: Sequence[StepRow]) -> None:
+        """Adds the steps of a new state entry."""
+        live.steps = {row.key.name: row for row in rows}
+        self._new_steps.update({row.key: row for row in rows})
+
+    def change(self, live: Live, change: StepChange) -> None:
+        """Changes a step of the current entry, in memory and, if it is stored already, in the store."""
+        row = live.steps[change.key.name]
+        given = {
+            name: value
+            for name in ("status", "ready_at", "answer", "attempt", "error")
+            if (value := getattr(change, name)) is not None
+        }
+        live.steps[change.key.name] = changed = replace(row, **given)
+        if change.key in self._new_steps:
+            self._new_steps[change.key] = changed
+            return
+        earlier = self._changes.get(change.key)
+        self._changes[change.key] = replace(earlier, **given) if earlier is not None else change
+
+    def timer(self, live: Live, kind: str, due_at: datetime) -> None:
+        instance = live.snapshot.instance
+        self._timers[instance, kind] = TimerRow(instance, live.snapshot.entry, kind, due_at)
+
+    def say(self, message: OutMessage) -> None:
+        self._outbox.append(message)
+
+    def observe(self, instance: InstanceId, at: datetime, value: float) -> None:
+        self._observations.append(Observation(instance, at.replace(second=0, microsecond=0), 1, value))
+
+    def settle_event(self, key: EventKey, body_hash: bytes, outcomes: Mapping[str, str]) -> None:
+        self._inbox.append(InboxRow(key, body_hash, outcomes))
+
+    def bury(self, letter: DeadLetter) -> None:
+        self._dead.append(letter)
+
+    def signal_done(self, signal: int) -> None:
+        self._signals.append(signal)
+
+    def timer_done(self, timer: TimerRow) -> None:
+        self._fired.append(timer)
+
+    def earliest_timer(self) -> datetime | None:
+        return min((timer.due_at for timer in self._timers.values()), default=None)
+
+    def batch(self, shard: int, token: Token, sent: tuple[int, ...]) -> Batch:
+        """Everything, ready for one transaction."""
+        lives = [self._live[instance] for instance in self._touched]
+        return Batch(
+            shard=shard,
+            token=token,
+            at=self.now,
+            inbox=tuple(self._inbox),
+            log=tuple(self._log),
+            snapshots=tuple(SnapshotWrite(live.snapshot, live.expected_seq) for live in lives),
+            leave=tuple(self._leave),
+            steps_new=tuple(self._new_steps.values()),
+            step_changes=tuple(self._changes.values()),
+            timers=tuple(self._timers.values()),
+            timers_fired=tuple(self._fired),
+            signals_done=tuple(self._signals),
+            outbox=tuple(self._outbox),
+            sent=sent,
+            dead=tuple(self._dead),
+            observations=_summed(self._observations),
+        )
+
+
+def _summed(observations: Sequence[Observation]) -> tuple[Observation, ...]:
+    sums: dict[tuple[InstanceId, datetime], Observation] = {}
+    for one in observations:
+        key = (one.instance, one.minute)
+        seen = sums.get(key)
+        sums[key] = one if seen is None else replace(seen, count=seen.count + 1, total=seen.total + one.total)
+    return tuple(sums.values())

@@ -1,0 +1,1 @@
+"""The real engine on memory adapters in virtual time: everything that happens follows from one seed."""

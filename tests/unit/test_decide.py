@@ -1,0 +1,309 @@
+"""Stories of one batch: what events do to a lifecycle in the working set, without any server."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from machines.model import Event, InstanceId, StepStatus
+from machines.registry import MACHINES
+from schemas.base import Closed
+from schemas.envelope import CloudEvent
+from schemas.events import (
+    Act,
+    AnswerOutcome,
+    OperatorActed,
+    ParticipantAnswered,
+    RestartCancelled,
+    RestartRequested,
+    StepReported,
+    SystemRegistered,
+    TimerFired,
+)
+from schemas.notifications import NOTIFICATIONS
+from schemas.system import System
+from service.engine.decide import Outcome, decide
+from service.engine.definitions import Definitions
+from service.engine.records import fold
+from service.engine.work import Live, Work
+from service.ports import Prepared, Token
+
+NOW = datetime(2026, 3, 1, 1, 45, tzinfo=UTC)
+LIFECYCLE = InstanceId("lifecycle/metrics")
+
+
+def metrics_system(**changes: object) -> System:
+    """A system with one AMQP participant and one that proceeds when it is silent."""
+    return System.model_validate(
+        {
+            "system": "metrics",
+            "storage": {"state": "file:///var/lib/metrics"},
+            "components": {
+                "calculator": {"process": ["calculator"], "participant": "amqp"},
+                "reporter": {
+                    "process": ["reporter"],
+                    "needs": ["calculator"],
+                    "participant": {"pause": {"signal": "USR1"}, "resume": {"signal": "USR2"}},
+                    "on_silence": "proceed",
+                },
+            },
+            "verify": [{"roundtrip": "calculator"}, {"equal": ["pnl"]}],
+            "restart": {"notice": {"lead": "10s"}},
+            **changes,
+        }
+    )
+
+
+class Desk:
+    """Feeds events into one working set and finishes steps as a runner would."""
+
+    def __init__(self) -> None:
+        self.definitions = Definitions(MACHINES, {"metrics": metrics_system()})
+        self.work = Work(Prepared({}, {}), self.definitions, epoch=1, now=NOW)
+        self.count = 0
+
+    @property
+    def live(self) -> Live:
+        return self.work.live(LIFECYCLE, "metrics")
+
+    @property
+    def state(self) -> str:
+        return self.live.snapshot.state
+
+    def tell(self, name: str, data: Closed, user: str = "ana") -> Outcome:
+        self.count += 1
+        event = Event(f"e{self.count}", "test", name, "metrics", data, self.work.now, user=user)
+        return decide(self.work, LIFECYCLE, event)
+
+    def later(self, seconds: float) -> None:
+        self.work.now += timedelta(seconds=seconds)
+
+    def fire(self, kind: str) -> Outcome:
+        entry = self.live.snapshot.entry
+        return self.tell("timer.fired", TimerFired(instance=LIFECYCLE, entry=entry, kind=kind))
+
+    def report(self, step: str, status: StepStatus, result: dict | None = None, error: str | None = None) -> Outcome:
+        """What the runner does: the row first, then the signal."""
+        row = self.live.steps[step]
+        changed = replace(row, status=status, result=result or {}, error=error, attempt=1)
+        self.live.steps[step] = changed
+        if row.key in self.work._new_steps:
+            self.work._new_steps[row.key] = changed
+        data = StepReported(
+            instance=LIFECYCLE,
+            entry=row.key.entry,
+            state=row.state,
+            step=step,
+            attempt=1,
+            outcome=status.value if status is not StepStatus.READY else "retrying",
+            result=result or {},
+            error=error,
+        )
+        return self.tell("step.reported", data)
+
+    def ready(self) -> list[str]:
+        return [row.key.name for row in self.live.steps.values() if row.status is StepStatus.READY]
+
+    def finish_state(self, results: dict[str, dict] | None = None) -> None:
+        """Every step of the entry succeeds, in order."""
+        entry = self.live.snapshot.entry
+        while self.live.snapshot.entry == entry and (names := self.ready()):
+            for name in names:
+                if self.live.snapshot.entry == entry:
+                    result = {"passed": True, "running": True, **(results or {}).get(name, {})}
+                    self.report(name, StepStatus.DONE, result)
+
+    def to_operational(self) -> None:
+        self.tell("system.registered", SystemRegistered(config_hash=self.definitions.current_hash("metrics")))
+        self.finish_state()
+        while self.state != "operational":
+            before = self.state
+            self.finish_state()
+            assert self.state != before, f"stuck in {before} with {self.ready()}"
+
+    def to_preserving(self) -> None:
+        self.to_operational()
+        assert self.tell("restart.requested", RestartRequested(reason="nightly")) is Outcome.APPLIED
+        assert self.state == "preparing_for_restart.notifying"
+        self.finish_state()
+        self.later(11)
+        self.fire("dwell")
+        assert self.state == "preparing_for_restart.preserving"
+
+
+SEALED = {
+    "seal": {"url": "file:///s.json", "sha256": "ab" * 32},
+    "verify_snapshot": {"verified": True, "sha256": "ab" * 32, "url": "file:///s.json"},
+    "flush:calculator": {"digest": "cd" * 32, "where": "file:///c.json"},
+}
+
+
+def test_a_whole_restart_ends_operational_and_every_row_folds_to_the_snapshot() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state(SEALED)
+    assert desk.state == "shutting_down"
+    while desk.state != "operational":
+        before = desk.state
+        desk.finish_state()
+        assert desk.state != before
+    batch = desk.work.batch(0, Token(1), ())
+    assert fold(batch.log) == desk.live.snapshot
+    states = [row.state_to for row in batch.log]
+    assert states[-6:] == [
+        "preparing_for_restart.preserving",
+        "shutting_down",
+        "starting_up.initializing",
+        "starting_up.verifying",
+        "starting_up.restoring",
+        "operational",
+    ]
+
+
+def test_every_transition_is_published_once_in_order_and_every_notification_fits_its_schema() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state(SEALED)
+    batch = desk.work.batch(0, Token(1), ())
+    envelopes = [(CloudEvent.model_validate_json(message.body), message) for message in batch.outbox]
+    for envelope, message in envelopes:
+        NOTIFICATIONS[envelope.type.removeprefix("relight.")].model_validate(envelope.data)
+        assert envelope.id == message.message_id
+    moved = [e.data["seq"] for e, _ in envelopes if e.type == "relight.transition"]
+    assert moved == [row.seq for row in batch.log]
+
+
+def test_steps_begin_in_order_and_the_next_only_after_the_one_before() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    assert desk.ready() == ["pause:reporter"]
+    desk.report("pause:reporter", StepStatus.DONE)
+    assert desk.ready() == ["pause:calculator"]
+
+
+def test_the_pause_never_comes_before_the_due_time_even_when_the_steps_are_done() -> None:
+    desk = Desk()
+    desk.to_operational()
+    desk.tell("restart.requested", RestartRequested(reason="nightly"))
+    desk.finish_state()
+    assert desk.state == "preparing_for_restart.notifying"
+    desk.later(11)
+    desk.fire("dwell")
+    assert desk.state == "preparing_for_restart.preserving"
+
+
+def test_cancelled_restart_returns_to_operational() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    assert desk.tell("restart.cancelled", RestartCancelled(reason="not tonight")) is Outcome.APPLIED
+    assert desk.state == "preparing_for_restart.resuming"
+    cancelled = [s for s in desk.work.batch(0, Token(1), ()).steps_new if s.state.endswith("preserving")]
+    assert all(step.status is StepStatus.CANCELLED for step in cancelled)
+    desk.finish_state()
+    assert desk.state == "operational"
+
+
+def test_a_second_request_is_refused_with_a_reason_and_moves_nothing() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    before = desk.live.snapshot
+    assert desk.tell("restart.requested", RestartRequested(reason="me too")) is Outcome.REFUSED
+    after = desk.live.snapshot
+    assert (after.state, after.entry, after.seq) == (before.state, before.entry, before.seq + 1)
+    row = desk.work.batch(0, Token(1), ()).log[-1]
+    assert row.kind == "refusal"
+    assert "restart" in row.record
+
+
+def test_cancel_after_the_point_of_no_return_is_refused() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state(SEALED)
+    assert desk.tell("restart.cancelled", RestartCancelled(reason="oh no")) is Outcome.REFUSED
+    assert desk.state == "shutting_down"
+
+
+def test_an_unverified_snapshot_never_leads_to_shutting_down() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state({**SEALED, "verify_snapshot": {"verified": False}})
+    assert desk.state == "preparing_for_restart.resuming"
+
+
+@pytest.mark.parametrize("status", [StepStatus.WAITING, StepStatus.RUNNING])
+def test_an_answer_finds_its_step_whether_or_not_the_runner_recorded_the_wait(status: StepStatus) -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.report("pause:reporter", StepStatus.DONE)
+    row = desk.live.steps["pause:calculator"]
+    desk.live.steps["pause:calculator"] = desk.work._new_steps[row.key] = replace(row, status=status)
+    answer = ParticipantAnswered(
+        component="calculator", commandid=row.key.command_id, token=1, outcome=AnswerOutcome.DONE
+    )
+    assert desk.tell("participant.answered", answer) is Outcome.ABSORBED
+    after = desk.live.steps["pause:calculator"]
+    assert after.answer is not None
+    assert after.answer["outcome"] == "done"
+    assert after.status is (StepStatus.READY if status is StepStatus.WAITING else StepStatus.RUNNING)
+
+
+def test_an_answer_nobody_waits_for_is_refused() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    answer = ParticipantAnswered(
+        component="calculator", commandid=f"{LIFECYCLE}:1:pause:calculator", token=1, outcome=AnswerOutcome.DONE
+    )
+    assert desk.tell("participant.answered", answer) is Outcome.REFUSED
+
+
+def test_a_silent_participant_that_may_be_passed_over_is_and_one_that_may_not_turns_the_restart_back() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    row = desk.live.steps["pause:reporter"]
+    desk.live.steps["pause:reporter"] = replace(row, status=StepStatus.WAITING)
+    desk.fire("step:pause:reporter")
+    assert desk.live.steps["pause:reporter"].status is StepStatus.PROCEEDED
+    row = desk.live.steps["pause:calculator"]
+    desk.live.steps["pause:calculator"] = replace(row, status=StepStatus.WAITING)
+    desk.fire("step:pause:calculator")
+    assert desk.state == "preparing_for_restart.resuming"
+
+
+def test_a_result_of_a_past_entry_changes_nothing() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    late = StepReported(
+        instance=LIFECYCLE,
+        entry=desk.live.snapshot.entry - 1,
+        state="preparing_for_restart.notifying",
+        step="tell",
+        attempt=1,
+        outcome="failed",
+        error="late",
+    )
+    assert desk.tell("step.reported", late) is Outcome.ABSORBED
+    assert desk.state == "preparing_for_restart.preserving"
+
+
+def test_a_person_waives_a_step_that_nobody_can_tell_about() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.report("pause:reporter", StepStatus.UNKNOWN, error="nobody saw it")
+    assert desk.state == "preparing_for_restart.preserving"
+    act = OperatorActed(instance=LIFECYCLE, act=Act.WAIVE, step="pause:reporter", reason="it is paused, I looked")
+    assert desk.tell("operator.acted", act) is Outcome.REFUSED
+    act = act.model_copy(update={"until": NOW + timedelta(days=1)})
+    assert desk.tell("operator.acted", act) is Outcome.APPLIED
+    assert desk.live.steps["pause:reporter"].status is StepStatus.WAIVED
+    assert desk.ready() == ["pause:calculator"]
+    assert desk.live.snapshot.data["waivers"]["pause:reporter"]["by"] == "ana"
+
+
+def test_a_retry_by_a_person_gives_the_step_its_attempts_again() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.report("pause:reporter", StepStatus.UNKNOWN, error="nobody saw it")
+    act = OperatorActed(instance=LIFECYCLE, act=Act.RETRY, step="pause:reporter", reason="try again")
+    assert desk.tell("operator.acted", act) is Outcome.APPLIED
+    row = desk.live.steps["pause:reporter"]
+    assert (row.status, row.attempt) == (StepStatus.READY, 0)
