@@ -1,0 +1,142 @@
+"""Takes deliveries out of a connection's bytes before aiormq sees them, and gives aiormq the rest. It never writes.
+
+aiormq reads each frame with three awaits, decodes all of it and starts a task a message; here a whole read of a socket
+is cut into frames at once, and no content of a message can end the connection.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from aiormq import TransportFactory
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory
+from yarl import URL
+
+from service.adapters.rabbitmq.frames import (
+    BODY,
+    DELIVER,
+    HEADER,
+    METHOD,
+    Content,
+    Delivered,
+    read_content,
+    read_deliver,
+)
+
+READ_BYTES = 256 * 1024
+"""How much is read from the socket at once."""
+
+_HEAD = struct.Struct(">BHI")
+_HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+_GREETING = b"AMQP"
+
+OnMessage = Callable[[Delivered, Content, bytes], None]
+
+
+class _Incoming:
+    """The message that is arriving on one channel: its frames come in order, but other channels' come in between."""
+
+    __slots__ = ("body", "content", "delivered", "on_message")
+
+    def __init__(self, on_message: OnMessage) -> None:
+        self.on_message = on_message
+        self.delivered: Delivered | None = None
+        self.content: Content | None = None
+        self.body = bytearray()
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Whether the frame belonged to a delivery; then nobody else needs it."""
+        if kind == METHOD:
+            if not payload.startswith(DELIVER):
+                return False
+            self.delivered, self.content = read_deliver(payload), None
+            self.body.clear()
+            return True
+        if self.delivered is None:
+            return False
+        if kind == HEADER:
+            self.content = read_content(payload)
+        elif kind == BODY:
+            self.body += payload
+        if self.content is not None and len(self.body) >= self.content.size:
+            delivered, self.delivered = self.delivered, None
+            self.on_message(delivered, self.content, bytes(self.body))
+        return True
+
+
+class Tap:
+    """A StreamReader as far as aiormq uses one. Channels that are tapped deliver here; all else passes through."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._channels: dict[int, _Incoming] = {}
+        self._raw = bytearray()
+        self._through = bytearray()
+
+    def listen(self, channel: int, on_message: OnMessage) -> None:
+        """From now on the deliveries of this channel go to `on_message`, which must not raise."""
+        self._channels[channel] = _Incoming(on_message)
+
+    def forget(self, channel: int) -> None:
+        """The channel is closed; its number may be used again."""
+        self._channels.pop(channel, None)
+
+    def at_eof(self) -> bool:
+        return not self._through and not self._raw and self._reader.at_eof()
+
+    async def readexactly(self, size: int) -> bytes:
+        """Bytes for aiormq. Raises asyncio.IncompleteReadError when the peer has closed."""
+        while len(self._through) < size:
+            data = await self._reader.read(READ_BYTES)
+            if not data:
+                raise asyncio.IncompleteReadError(bytes(self._through), size)
+            self._raw += data
+            if self._cut():
+                # aiormq judges by the frames it sees whether the connection lives, and a server that delivers all
+                # the time sends no heartbeats of its own.
+                self._through += _HEARTBEAT
+        taken = bytes(self._through[:size])
+        del self._through[:size]
+        return taken
+
+    async def read(self, size: int = -1) -> bytes:
+        """What is left, for aiormq's message about a peer that speaks no AMQP."""
+        taken = bytes(self._through) or await self._reader.read(size)
+        self._through.clear()
+        return taken
+
+    def _cut(self) -> bool:
+        """Sorts the whole frames that have arrived; whether any was a delivery's."""
+        raw, at, tapped = self._raw, 0, False
+        if raw.startswith(_GREETING):
+            self._through += raw
+            raw.clear()
+            return False
+        end = len(raw)
+        while end - at >= _HEAD.size:
+            kind, channel, size = _HEAD.unpack_from(raw, at)
+            after = at + size + 8
+            if after > end:
+                break
+            incoming = self._channels.get(channel)
+            if incoming is not None and incoming.take(kind, bytes(raw[at + 7 : after - 1])):
+                tapped = True
+            else:
+                self._through += raw[at:after]
+            at = after
+        del raw[:at]
+        return tapped
+
+
+class TappedTransport(TransportFactory):
+    """Opens the socket as aiormq would, TLS or not, and puts a Tap in front of what it reads."""
+
+    def __init__(self) -> None:
+        self.tap: Tap | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, limit=READ_BYTES, **kwargs)
+        self.tap = Tap(reader)
+        return self.tap, writer  # type: ignore[return-value]  # the three methods aiormq calls are all here
