@@ -1,0 +1,135 @@
+"""A batch as the parameters of the function `relight.commit`: columns as arrays, the rare rest as JSON."""
+
+import base64
+import json
+from datetime import datetime
+
+from machines.model import StepStatus
+from service.adapters.postgres.rows import dump, dump_planned, optional_dump, readable
+from service.errors import Poison
+from service.ports import Batch, DeadLetter, StepChange, StepRow, TimerRow
+
+Columns = tuple[list[object], ...]
+Fields = dict[str, object]
+
+
+def parameters(batch: Batch) -> tuple[object, ...]:
+    """In the order of the function's signature. Raises Poison for what JSON cannot say."""
+    return (
+        batch.shard,
+        batch.token,
+        batch.at,
+        *_columns(
+            4, [(row.key.source, row.key.id, row.body_hash, dump(dict(row.outcomes))) for row in batch.inbox]
+        ),
+        *_columns(
+            18,
+            [
+                (
+                    row.instance, row.epoch, row.seq, row.kind, row.at, row.state_from, row.state_to,
+                    row.event.source, row.event.id, row.event_type, row.user, row.causation, row.correlation,
+                    row.machine_version, row.config_hash, row.record, row.previous, row.hash,
+                )
+                for row in batch.log
+            ],
+        ),
+        *_columns(
+            15,
+            [
+                (
+                    new.instance, new.system, new.machine, new.machine_version, new.config_hash, new.epoch, new.seq,
+                    new.state, new.entry, new.entered_at, new.dwell_until, new.deadline_at, dump(new.data), new.hash,
+                    write.expected_seq,
+                )
+                for write in batch.snapshots
+                for new in (write.snapshot,)
+            ],
+        ),
+        *_columns(4, [(out.exchange, out.routing_key, out.message_id, out.body) for out in batch.outbox]),
+        batch.signals_done,
+        batch.sent,
+        *_columns(4, [(seen.instance, seen.minute, seen.count, seen.total) for seen in batch.observations]),
+        _rest(batch),
+    )  # fmt: skip
+
+
+def _columns(width: int, rows: list[tuple[object, ...]]) -> Columns:
+    return tuple(map(list, zip(*rows, strict=True))) if rows else ([],) * width
+
+
+def _rest(batch: Batch) -> str | None:
+    rest = {
+        "leave": [{"instance": instance, "entry": entry} for instance, entry in batch.leave],
+        "steps_new": [_new_step(row) for row in batch.steps_new],
+        "step_changes": [_change(change) for change in batch.step_changes],
+        "timers_fired": [_timer(row) for row in batch.timers_fired],
+        "timers": [_timer(row) for row in batch.timers],
+        "dead": [_dead(letter) for letter in batch.dead],
+    }
+    given = {name: rows for name, rows in rest.items() if rows}
+    if not given:
+        return None
+    try:
+        return json.dumps(given, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise Poison(f"a value cannot be stored as JSON: {error}") from error
+
+
+def _new_step(row: StepRow) -> Fields:
+    return {
+        "instance": row.key.instance,
+        "entry": row.key.entry,
+        "name": row.key.name,
+        "system": row.system,
+        "place": row.place,
+        "position": row.planned.position,
+        "planned": dump_planned(row.planned),
+        "status": row.status,
+        "state": row.state,
+        "config_hash": row.config_hash,
+        "attempt": row.attempt,
+        "ready_at": _moment(row.ready_at),
+        "token": row.token,
+        "worker": row.worker,
+        "lease_until": _moment(row.lease_until),
+        "answer": optional_dump(row.answer),
+        "result": dump(row.result),
+        "error": row.error,
+    }
+
+
+def _change(change: StepChange) -> Fields:
+    return {
+        "instance": change.key.instance,
+        "entry": change.key.entry,
+        "name": change.key.name,
+        "status": change.status,
+        "only_from": None if len(change.only_from) == len(StepStatus) else sorted(change.only_from),
+        "ready_at": _moment(change.ready_at),
+        "answer": optional_dump(change.answer),
+        "attempt": change.attempt,
+        "error": change.error,
+    }
+
+
+def _timer(row: TimerRow) -> Fields:
+    return {"instance": row.instance, "kind": row.kind, "entry": row.entry, "due_at": row.due_at.isoformat()}
+
+
+def _dead(letter: DeadLetter) -> Fields:
+    # Whatever arrived must find its place here: this is where an event ends that nothing else could take.
+    return {
+        "queue": readable(letter.queue),
+        "routing_key": readable(letter.routing_key),
+        "reasons": [readable(reason) for reason in letter.reasons],
+        "body": base64.b64encode(letter.body).decode(),
+        "source": None if letter.source is None else readable(letter.source),
+        "event_id": None if letter.event_id is None else readable(letter.event_id),
+        "user": None if letter.user is None else readable(letter.user),
+        "attempts": letter.attempts,
+        "at": letter.at.isoformat(),
+    }
+
+
+def _moment(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat()

@@ -1,0 +1,74 @@
+"""One connection that hears NOTIFY and comes back by itself; whoever waits polls besides: nothing hangs on it."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+from service.adapters.postgres.connections import SETTINGS, Connection, open_connection
+from service.adapters.postgres.failures import translate
+
+SIGNALS = "relight_signals"
+STEPS = "relight_steps"
+
+CONNECTING = timedelta(seconds=2)
+"""For one try to connect; meanwhile the waiting falls back to its timeout."""
+
+PAUSE = 1.0
+"""Seconds between two tries while the server is away."""
+
+
+class Listening:
+    """Events by channel and payload, kept until somebody waits: one that comes before its waiter is not lost."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: Connection | None = None
+        self._heard: dict[tuple[str, str], asyncio.Event] = {}
+        self._connecting = asyncio.Lock()
+        self._next_try = 0.0
+
+    async def wait(self, channel: str, payload: str, timeout: float) -> None:
+        """Returns when a notification came since the last wait, when the connection was made anew, or in time."""
+        heard = self._heard.setdefault((channel, payload), asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._connected()
+                await heard.wait()
+        heard.clear()
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+
+    async def _connected(self) -> None:
+        async with self._connecting:
+            if self._connection is not None and not self._connection.is_closed():
+                return
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._next_try:
+                return
+            self._next_try = loop.time() + PAUSE
+            try:
+                async with asyncio.timeout(CONNECTING.total_seconds()):
+                    connection = await open_connection(self._dsn, SETTINGS, CONNECTING.total_seconds())
+                    try:
+                        for channel in (SIGNALS, STEPS):
+                            await connection.add_listener(channel, self._hear)
+                    except BaseException:
+                        connection.terminate()
+                        raise
+            except Exception as error:
+                if translate(error) is None:
+                    raise
+                return
+            self._connection = connection
+            connection.add_termination_listener(self._wake_all)
+            # What was told while nobody listened is found by looking.
+            self._wake_all()
+
+    def _hear(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
+        self._heard.setdefault((channel, str(payload)), asyncio.Event()).set()
+
+    def _wake_all(self, _connection: object = None) -> None:
+        for heard in self._heard.values():
+            heard.set()

@@ -1,0 +1,36 @@
+"""What people see of the store: read-only views for commands and pages."""
+
+from collections.abc import Mapping
+
+from machines.model import InstanceId
+from service.adapters.postgres import rows
+from service.adapters.postgres.connections import Connections
+from service.adapters.postgres.queries import READER
+from service.ports import DeadLetter, InstanceView, LogRow, StepRow
+
+
+class ReaderSide:
+    """The Protocol `Reader`."""
+
+    _views: Connections
+
+    async def instances(self, system: str | None = None) -> tuple[InstanceView, ...]:
+        [found, steps] = await self._views.many(
+            [(READER["instances"], (system,)), (READER["current_steps"], (system,))]
+        )
+        current: dict[str, list[StepRow]] = {}
+        for row in steps:
+            current.setdefault(row["instance"], []).append(rows.step(row))
+        return tuple(InstanceView(rows.snapshot(row), tuple(current.get(row["instance"], ()))) for row in found)
+
+    async def history(self, instance: InstanceId, after_seq: int = 0, limit: int = 1000) -> tuple[LogRow, ...]:
+        return tuple(map(rows.log, await self._views.fetch(READER["history"], instance, after_seq, limit)))
+
+    async def steps(self, instance: InstanceId, first_entry: int = 0) -> tuple[StepRow, ...]:
+        return tuple(map(rows.step, await self._views.fetch(READER["steps"], instance, first_entry)))
+
+    async def dead_letters(self, limit: int = 100) -> tuple[DeadLetter, ...]:
+        return tuple(map(rows.dead_letter, await self._views.fetch(READER["dead_letters"], limit)))
+
+    async def counts(self) -> Mapping[str, int]:
+        return {row["what"]: row["rows"] for row in await self._views.fetch(READER["counts"])}

@@ -1,0 +1,166 @@
+"""Rows of our tables as the dataclasses of `service/ports.py`, and back. No statement is sent from here."""
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
+from schemas.base import Json
+from schemas.system import OnSilence
+from service.errors import Poison
+from service.ports import (
+    DeadLetter,
+    EventKey,
+    InboxRow,
+    LogRow,
+    OutboxRow,
+    OutMessage,
+    Signal,
+    StepKey,
+    StepRow,
+    TimerRow,
+    Token,
+)
+
+Row = Any
+"""A Record by column name; a composite value of a table looks the same."""
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def dump(value: Mapping[str, Json]) -> str:
+    """JSON text, the same for the same value. Raises Poison for what JSON cannot say (NaN, infinity)."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise Poison(f"a value cannot be stored as JSON: {error}") from error
+
+
+def optional_dump(value: Mapping[str, Json] | None) -> str | None:
+    return None if value is None else dump(value)
+
+
+def readable(text: str) -> str:
+    """The text without what PostgreSQL cannot store (NUL, lone surrogates): shown escaped instead."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def snapshot(row: Row) -> Snapshot:
+    return Snapshot(
+        instance=InstanceId(row["instance"]),
+        system=row["system"],
+        machine=row["machine"],
+        machine_version=row["machine_version"],
+        config_hash=row["config_hash"],
+        epoch=row["epoch"],
+        seq=row["seq"],
+        state=row["state"],
+        entry=row["entry"],
+        entered_at=row["entered_at"],
+        dwell_until=row["dwell_until"],
+        deadline_at=row["deadline_at"],
+        data=json.loads(row["data"]),
+        hash=row["hash"],
+    )
+
+
+def step(row: Row) -> StepRow:
+    return StepRow(
+        key=StepKey(InstanceId(row["instance"]), row["entry"], row["name"]),
+        system=row["system"],
+        place=row["place"],
+        planned=_planned(row["name"], row["position"], json.loads(row["planned"])),
+        status=StepStatus(row["status"]),
+        state=row["state"],
+        config_hash=row["config_hash"],
+        attempt=row["attempt"],
+        ready_at=row["ready_at"],
+        token=None if row["token"] is None else Token(row["token"]),
+        worker=row["worker"],
+        lease_until=row["lease_until"],
+        answer=None if row["answer"] is None else json.loads(row["answer"]),
+        result=json.loads(row["result"]),
+        error=row["error"],
+    )
+
+
+def dump_planned(planned: PlannedStep) -> str:
+    """What the plan says beyond name and position, which are columns."""
+    return dump(
+        {
+            "action": planned.action,
+            "timeout_us": planned.timeout // _MICROSECOND,
+            "attempts": planned.attempts,
+            "component": planned.component,
+            "arguments": dict(planned.arguments),
+            "optional": planned.optional,
+            "on_silence": planned.on_silence.value,
+        }
+    )
+
+
+def _planned(name: str, position: int, stored: dict[str, Any]) -> PlannedStep:
+    return PlannedStep(
+        name=name,
+        action=stored["action"],
+        position=position,
+        timeout=stored["timeout_us"] * _MICROSECOND,
+        attempts=stored["attempts"],
+        component=stored["component"],
+        arguments=stored["arguments"],
+        optional=stored["optional"],
+        on_silence=OnSilence(stored["on_silence"]),
+    )
+
+
+def inbox(row: Row) -> InboxRow:
+    return InboxRow(EventKey(row["source"], row["id"]), bytes(row["body_hash"]), json.loads(row["outcomes"]))
+
+
+def timer(row: Row) -> TimerRow:
+    return TimerRow(InstanceId(row["instance"]), row["entry"], row["kind"], row["due_at"])
+
+
+def signal(row: Row) -> Signal:
+    return Signal(row["id"], row["body"], row["user"], row["local"], row["at"])
+
+
+def outbox(row: Row) -> OutboxRow:
+    return OutboxRow(row["id"], OutMessage(row["exchange"], row["routing_key"], row["message_id"], row["body"]))
+
+
+def log(row: Row) -> LogRow:
+    return LogRow(
+        instance=InstanceId(row["instance"]),
+        epoch=row["epoch"],
+        seq=row["seq"],
+        kind=row["kind"],
+        at=row["at"],
+        state_from=row["state_from"],
+        state_to=row["state_to"],
+        event=EventKey(row["source"], row["event_id"]),
+        event_type=row["event_type"],
+        user=row["user"],
+        causation=row["causation"],
+        correlation=row["correlation"],
+        machine_version=row["machine_version"],
+        config_hash=row["config_hash"],
+        record=row["record"],
+        previous=row["previous"],
+        hash=row["hash"],
+    )
+
+
+def dead_letter(row: Row) -> DeadLetter:
+    return DeadLetter(
+        queue=row["queue"],
+        routing_key=row["routing_key"],
+        reasons=tuple(row["reasons"]),
+        body=bytes(row["body"]),
+        source=row["source"],
+        event_id=row["event_id"],
+        user=row["user"],
+        attempts=row["attempts"],
+        at=row["at"],
+    )

@@ -1,0 +1,489 @@
+-- Relight's own tables and functions as they are after all migrations; a test proves that both are the same.
+
+CREATE SCHEMA relight;
+
+-- Relight's own tables. Texts that are hashed or sent are stored as text: jsonb would rewrite their bytes.
+
+CREATE TABLE relight.migrations (
+    name text COLLATE "C" PRIMARY KEY,
+    hash text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE relight.settings (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch bigint NOT NULL CHECK (epoch > 0),
+    shards int CHECK (shards > 0)
+);
+INSERT INTO relight.settings (epoch) VALUES (1);
+
+-- One sequence fences owners and workers alike; the epoch is the high part of every token.
+CREATE SEQUENCE relight.tokens AS bigint MAXVALUE 1099511627775;
+
+CREATE TABLE relight.shards (
+    shard int PRIMARY KEY,
+    owner text NOT NULL,
+    token bigint NOT NULL,
+    until timestamptz NOT NULL
+) WITH (fillfactor = 10);
+
+-- Hash partitions, because a unique key over time partitions would have to contain the time.
+CREATE TABLE relight.inbox (
+    source text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    body_hash bytea NOT NULL,
+    outcomes jsonb NOT NULL,
+    received_at timestamptz NOT NULL,
+    PRIMARY KEY (source, id)
+) PARTITION BY HASH (source, id);
+-- Kept for 30 days and appended in order of time: the smallest index there is finds what may go.
+CREATE INDEX inbox_received ON relight.inbox USING brin (received_at) WITH (autosummarize = on);
+DO $$
+BEGIN
+    FOR part IN 0..15 LOOP
+        EXECUTE format(
+            'CREATE TABLE relight.inbox_%s PARTITION OF relight.inbox FOR VALUES WITH (MODULUS 16, REMAINDER %s)',
+            lpad(part::text, 2, '0'), part);
+    END LOOP;
+END $$;
+
+CREATE TABLE relight.log (
+    instance text COLLATE "C" NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint NOT NULL,
+    kind text NOT NULL,
+    at timestamptz NOT NULL,
+    state_from text NOT NULL,
+    state_to text NOT NULL,
+    source text NOT NULL,
+    event_id text NOT NULL,
+    event_type text NOT NULL,
+    "user" text,
+    causation text,
+    correlation text,
+    machine_version int NOT NULL,
+    config_hash text NOT NULL,
+    record text NOT NULL,
+    previous text NOT NULL,
+    hash text NOT NULL,
+    PRIMARY KEY (instance, seq, at)
+) PARTITION BY RANGE (at);
+CREATE TABLE relight.log_default PARTITION OF relight.log DEFAULT;
+
+CREATE TABLE relight.instances (
+    instance text COLLATE "C" PRIMARY KEY,
+    system text NOT NULL,
+    machine text NOT NULL,
+    machine_version int NOT NULL,
+    config_hash text NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint NOT NULL,
+    state text NOT NULL,
+    entry bigint NOT NULL,
+    entered_at timestamptz NOT NULL,
+    dwell_until timestamptz,
+    deadline_at timestamptz,
+    data text NOT NULL,
+    hash text NOT NULL,
+    token bigint NOT NULL
+) WITH (fillfactor = 80);
+
+-- Instances that something will end: few, and so they may have an index that changes.
+CREATE TABLE relight.live_runs (
+    system text COLLATE "C" NOT NULL,
+    instance text COLLATE "C" NOT NULL,
+    state text NOT NULL,
+    PRIMARY KEY (system, instance)
+) WITH (fillfactor = 50);
+
+CREATE TABLE relight.steps (
+    instance text COLLATE "C" NOT NULL,
+    entry bigint NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    system text NOT NULL,
+    place text COLLATE "C" NOT NULL,
+    position int NOT NULL,
+    planned text NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    state text NOT NULL,
+    config_hash text NOT NULL,
+    attempt int NOT NULL,
+    ready_at timestamptz,
+    token bigint,
+    worker text,
+    lease_until timestamptz,
+    answer text,
+    result text NOT NULL,
+    error text,
+    PRIMARY KEY (instance, entry, name)
+) WITH (fillfactor = 80);
+CREATE INDEX steps_open ON relight.steps (place, status)
+    WHERE status IN ('planned', 'ready', 'running', 'waiting', 'unknown');
+
+CREATE TABLE relight.timers (
+    instance text COLLATE "C" NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    entry bigint NOT NULL,
+    due_at timestamptz NOT NULL,
+    shard int NOT NULL,
+    PRIMARY KEY (instance, kind)
+);
+CREATE INDEX timers_due ON relight.timers (shard, due_at);
+
+CREATE TABLE relight.signals (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    shard int NOT NULL,
+    system text NOT NULL,
+    body text NOT NULL,
+    "user" text,
+    local boolean NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (shard, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+CREATE TABLE relight.outbox (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    shard int NOT NULL,
+    exchange text NOT NULL,
+    routing_key text NOT NULL,
+    message_id text NOT NULL,
+    body text NOT NULL,
+    PRIMARY KEY (shard, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+-- What the status exchange refused and the status log took: out of the way of later rows, kept to be replayed.
+CREATE TABLE relight.undelivered (
+    id bigint PRIMARY KEY,
+    shard int NOT NULL,
+    exchange text NOT NULL,
+    routing_key text NOT NULL,
+    message_id text NOT NULL,
+    body text NOT NULL,
+    reason text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE relight.dead_letters (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    shard int NOT NULL,
+    queue text NOT NULL,
+    routing_key text NOT NULL,
+    reasons text[] NOT NULL,
+    body bytea NOT NULL,
+    source text,
+    event_id text,
+    "user" text,
+    attempts int NOT NULL,
+    at timestamptz NOT NULL
+);
+
+CREATE TABLE relight.attempts (
+    source text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    attempts int NOT NULL,
+    last_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (source, id)
+);
+
+CREATE TABLE relight.configurations (
+    hash text COLLATE "C" PRIMARY KEY,
+    system text NOT NULL,
+    text text NOT NULL,
+    kept_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE relight.observations (
+    instance text COLLATE "C" NOT NULL,
+    minute timestamptz NOT NULL,
+    count bigint NOT NULL,
+    total double precision NOT NULL,
+    PRIMARY KEY (instance, minute)
+) WITH (fillfactor = 80);
+
+-- What must happen in one round trip. SQLSTATE RL001: the lease is lost; RL002: somebody else wrote first.
+
+CREATE FUNCTION relight.next_token() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT epoch << 40 | nextval('relight.tokens') FROM relight.settings
+$$;
+
+CREATE FUNCTION relight.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'relight.log is append-only: % is refused', TG_OP USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON relight.log
+    FOR EACH ROW EXECUTE FUNCTION relight.refuse_change();
+CREATE TRIGGER never_truncated BEFORE TRUNCATE ON relight.log
+    FOR EACH STATEMENT EXECUTE FUNCTION relight.refuse_change();
+
+-- Creates the log's partitions from the month of `first` on. A month with rows in the default partition stays there.
+CREATE FUNCTION relight.make_log_partitions(first timestamptz, months int) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    made int := 0;
+    low timestamptz;
+    high timestamptz;
+    part text;
+BEGIN
+    FOR ahead IN 0..months - 1 LOOP
+        low := (date_trunc('month', first AT TIME ZONE 'UTC') + make_interval(months => ahead)) AT TIME ZONE 'UTC';
+        high := (date_trunc('month', first AT TIME ZONE 'UTC') + make_interval(months => ahead + 1)) AT TIME ZONE 'UTC';
+        part := 'log_' || to_char(low AT TIME ZONE 'UTC', 'YYYY_MM');
+        CONTINUE WHEN to_regclass('relight.' || part) IS NOT NULL;
+        CONTINUE WHEN EXISTS (SELECT FROM relight.log_default d WHERE d.at >= low AND d.at < high);
+        EXECUTE format('CREATE TABLE relight.%I PARTITION OF relight.log FOR VALUES FROM (%L) TO (%L)', part, low, high);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+
+-- The lease, held until the end of the transaction: nobody else becomes owner while this one writes.
+CREATE FUNCTION relight.hold_shard(the_shard int, the_token bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM relight.shards s
+        WHERE s.shard = the_shard AND s.token = the_token AND s.until > clock_timestamp() FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'token % is not the lease of shard %', the_token, the_shard USING ERRCODE = 'RL001';
+    END IF;
+END $$;
+
+-- One change of a stored step; whether it became ready. An answer makes a waiting step ready and a running one keep on.
+CREATE FUNCTION relight.change_step(
+    key_instance text, key_entry bigint, key_name text, new_status text, only_from text[], new_ready_at timestamptz,
+    new_answer text, new_attempt int, new_error text
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    old relight.steps;
+    target text;
+BEGIN
+    SELECT * INTO old FROM relight.steps s
+        WHERE s.instance = key_instance AND s.entry = key_entry AND s.name = key_name
+            AND (only_from IS NULL OR s.status = ANY (only_from))
+        FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    target := CASE
+        WHEN new_answer IS NOT NULL AND old.status = 'waiting' THEN 'ready'
+        WHEN new_answer IS NOT NULL AND old.status = 'running' THEN 'running'
+        ELSE coalesce(new_status, old.status) END;
+    UPDATE relight.steps s SET
+        status = target,
+        ready_at = CASE
+            WHEN target = 'running' THEN s.ready_at
+            WHEN target = 'ready' AND (old.status <> 'ready' OR new_status = 'ready') THEN new_ready_at
+            ELSE coalesce(new_ready_at, s.ready_at) END,
+        -- Made ready without an answer, a step begins anew: an old answer must not end it at once.
+        answer = CASE
+            WHEN new_answer IS NOT NULL THEN new_answer
+            WHEN target = 'ready' AND old.status <> 'ready' THEN NULL
+            ELSE s.answer END,
+        attempt = coalesce(new_attempt, s.attempt),
+        error = coalesce(new_error, s.error),
+        worker = CASE WHEN target = 'running' THEN s.worker END,
+        lease_until = CASE WHEN target = 'running' THEN s.lease_until END
+        WHERE s.instance = key_instance AND s.entry = key_entry AND s.name = key_name;
+    IF old.status = 'waiting' AND target <> 'waiting' THEN
+        DELETE FROM relight.timers t
+            WHERE t.instance = key_instance AND t.kind = 'step:' || key_name AND t.entry = key_entry;
+    END IF;
+    RETURN target = 'ready';
+END $$;
+
+-- What few batches have: steps and timers, as JSON; leaving comes before everything that the new state brings.
+CREATE FUNCTION relight.commit_rest(the_shard int, rest jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    one record;
+    readied boolean := false;
+BEGIN
+    IF rest ? 'leave' THEN
+        FOR one IN SELECT * FROM jsonb_to_recordset(rest -> 'leave') AS r(instance text, entry bigint) LOOP
+            UPDATE relight.steps s SET status = 'cancelled', worker = NULL, lease_until = NULL
+                WHERE s.instance = one.instance AND s.entry = one.entry
+                    AND s.status IN ('planned', 'ready', 'running', 'waiting', 'unknown');
+            -- After the steps: a runner's timer was written with the row that was locked just now.
+            DELETE FROM relight.timers t WHERE t.instance = one.instance AND t.entry = one.entry;
+        END LOOP;
+    END IF;
+    IF rest ? 'steps_new' THEN
+        INSERT INTO relight.steps (instance, entry, name, system, place, position, planned, status, state, config_hash,
+                attempt, ready_at, token, worker, lease_until, answer, result, error)
+            SELECT r.* FROM jsonb_to_recordset(rest -> 'steps_new') AS r(
+                instance text, entry bigint, name text, system text, place text, position int, planned text,
+                status text, state text, config_hash text, attempt int, ready_at timestamptz, token bigint,
+                worker text, lease_until timestamptz, answer text, result text, error text);
+        readied := jsonb_path_exists(rest -> 'steps_new', '$[*] ? (@.status == "ready")');
+    END IF;
+    IF rest ? 'step_changes' THEN
+        -- One by one and in order: two changes of one step both count.
+        FOR one IN SELECT * FROM jsonb_to_recordset(rest -> 'step_changes') AS r(
+                instance text, entry bigint, name text, status text, only_from text[], ready_at timestamptz,
+                answer text, attempt int, error text) LOOP
+            readied := relight.change_step(one.instance, one.entry, one.name, one.status, one.only_from, one.ready_at,
+                one.answer, one.attempt, one.error) OR readied;
+        END LOOP;
+    END IF;
+    IF rest ? 'timers_fired' THEN
+        DELETE FROM relight.timers t
+            USING jsonb_to_recordset(rest -> 'timers_fired') AS r(
+                instance text, kind text, entry bigint, due_at timestamptz)
+            WHERE t.instance = r.instance AND t.kind = r.kind AND t.entry = r.entry AND t.due_at = r.due_at;
+    END IF;
+    IF rest ? 'timers' THEN
+        INSERT INTO relight.timers AS t (instance, kind, entry, due_at, shard)
+            SELECT r.instance, r.kind, r.entry, r.due_at, the_shard
+            FROM jsonb_to_recordset(rest -> 'timers') AS r(instance text, kind text, entry bigint, due_at timestamptz)
+            ON CONFLICT (instance, kind) DO UPDATE
+                SET entry = excluded.entry, due_at = excluded.due_at, shard = excluded.shard;
+    END IF;
+    IF rest ? 'dead' THEN
+        INSERT INTO relight.dead_letters (shard, queue, routing_key, reasons, body, source, event_id, "user", attempts, at)
+            SELECT the_shard, r.queue, r.routing_key, r.reasons, decode(r.body, 'base64'), r.source, r.event_id,
+                r."user", r.attempts, r.at
+            FROM jsonb_to_recordset(rest -> 'dead') AS r(
+                queue text, routing_key text, reasons text[], body text, source text, event_id text, "user" text,
+                attempts int, at timestamptz);
+    END IF;
+    -- NOTIFY serialises commits, so only the few that make steps ready pay for it.
+    IF readied THEN
+        PERFORM pg_notify('relight_steps', '');
+    END IF;
+END $$;
+
+-- One micro-batch: everything or nothing, first of all the lease. The ids of its outbox rows, in order.
+CREATE FUNCTION relight.commit(
+    the_shard int, the_token bigint, the_time timestamptz,
+    inbox_source text[], inbox_id text[], inbox_hash bytea[], inbox_outcomes text[],
+    log_instance text[], log_epoch bigint[], log_seq bigint[], log_kind text[], log_at timestamptz[],
+    log_from text[], log_to text[], log_source text[], log_event text[], log_type text[], log_user text[],
+    log_causation text[], log_correlation text[], log_version int[], log_config text[], log_record text[],
+    log_previous text[], log_hash text[],
+    snap_instance text[], snap_system text[], snap_machine text[], snap_version int[], snap_config text[],
+    snap_epoch bigint[], snap_seq bigint[], snap_state text[], snap_entry bigint[], snap_entered timestamptz[],
+    snap_dwell timestamptz[], snap_deadline timestamptz[], snap_data text[], snap_hash text[], snap_expected bigint[],
+    out_exchange text[], out_key text[], out_message text[], out_body text[],
+    signals_done bigint[], sent bigint[],
+    seen_instance text[], seen_minute timestamptz[], seen_count bigint[], seen_total double precision[],
+    rest jsonb
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    ids bigint[] := '{}';
+    written int;
+    inserted int := 0;
+BEGIN
+    PERFORM relight.hold_shard(the_shard, the_token);
+    IF cardinality(inbox_id) > 0 THEN
+        INSERT INTO relight.inbox (source, id, body_hash, outcomes, received_at)
+            SELECT n.source, n.id, n.hash, n.outcomes::jsonb, the_time
+            FROM unnest(inbox_source, inbox_id, inbox_hash, inbox_outcomes) AS n(source, id, hash, outcomes);
+    END IF;
+    IF cardinality(snap_instance) > 0 THEN
+        UPDATE relight.instances i SET
+                machine_version = n.version, config_hash = n.config, epoch = n.epoch, seq = n.seq, state = n.state,
+                entry = n.entry, entered_at = n.entered, dwell_until = n.dwell, deadline_at = n.deadline,
+                data = n.data, hash = n.hash, token = the_token
+            FROM unnest(snap_instance, snap_version, snap_config, snap_epoch, snap_seq, snap_state, snap_entry,
+                snap_entered, snap_dwell, snap_deadline, snap_data, snap_hash, snap_expected)
+                AS n(instance, version, config, epoch, seq, state, entry, entered, dwell, deadline, data, hash, expected)
+            WHERE i.instance = n.instance AND i.seq = n.expected;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        IF 0 = ANY (snap_expected) THEN
+            INSERT INTO relight.instances (instance, system, machine, machine_version, config_hash, epoch, seq, state,
+                    entry, entered_at, dwell_until, deadline_at, data, hash, token)
+                SELECT n.instance, n.system, n.machine, n.version, n.config, n.epoch, n.seq, n.state, n.entry,
+                    n.entered, n.dwell, n.deadline, n.data, n.hash, the_token
+                FROM unnest(snap_instance, snap_system, snap_machine, snap_version, snap_config, snap_epoch, snap_seq,
+                    snap_state, snap_entry, snap_entered, snap_dwell, snap_deadline, snap_data, snap_hash, snap_expected)
+                    AS n(instance, system, machine, version, config, epoch, seq, state, entry, entered, dwell, deadline,
+                        data, hash, expected)
+                WHERE n.expected = 0
+                ON CONFLICT (instance) DO NOTHING;
+            GET DIAGNOSTICS inserted = ROW_COUNT;
+        END IF;
+        IF written + inserted <> cardinality(snap_instance) THEN
+            RAISE EXCEPTION '% of % snapshots had another seq than the batch was decided on',
+                cardinality(snap_instance) - written - inserted, cardinality(snap_instance) USING ERRCODE = 'RL002';
+        END IF;
+        -- Under way is what a dwell or a deadline will end.
+        DELETE FROM relight.live_runs r
+            USING unnest(snap_system, snap_instance, snap_dwell, snap_deadline) AS n(system, instance, dwell, deadline)
+            WHERE n.dwell IS NULL AND n.deadline IS NULL AND r.system = n.system AND r.instance = n.instance;
+        IF array_remove(snap_dwell || snap_deadline, NULL) <> '{}' THEN
+            INSERT INTO relight.live_runs AS r (system, instance, state)
+                SELECT n.system, n.instance, n.state
+                FROM unnest(snap_system, snap_instance, snap_state, snap_dwell, snap_deadline)
+                    AS n(system, instance, state, dwell, deadline)
+                WHERE n.dwell IS NOT NULL OR n.deadline IS NOT NULL
+                ON CONFLICT (system, instance) DO UPDATE SET state = excluded.state;
+        END IF;
+    END IF;
+    IF cardinality(log_instance) > 0 THEN
+        INSERT INTO relight.log (instance, epoch, seq, kind, at, state_from, state_to, source, event_id, event_type,
+                "user", causation, correlation, machine_version, config_hash, record, previous, hash)
+            SELECT * FROM unnest(log_instance, log_epoch, log_seq, log_kind, log_at, log_from, log_to, log_source,
+                log_event, log_type, log_user, log_causation, log_correlation, log_version, log_config, log_record,
+                log_previous, log_hash);
+    END IF;
+    IF rest IS NOT NULL THEN
+        PERFORM relight.commit_rest(the_shard, rest);
+    END IF;
+    IF cardinality(seen_instance) > 0 THEN
+        INSERT INTO relight.observations AS o (instance, minute, count, total)
+            SELECT n.instance, n.minute, sum(n.count), sum(n.total)
+            FROM unnest(seen_instance, seen_minute, seen_count, seen_total) AS n(instance, minute, count, total)
+            GROUP BY n.instance, n.minute
+            ON CONFLICT (instance, minute) DO UPDATE
+                SET count = o.count + excluded.count, total = o.total + excluded.total;
+    END IF;
+    IF cardinality(signals_done) > 0 THEN
+        DELETE FROM relight.signals s WHERE s.shard = the_shard AND s.id = ANY (signals_done);
+    END IF;
+    IF cardinality(sent) > 0 THEN
+        DELETE FROM relight.outbox o WHERE o.shard = the_shard AND o.id = ANY (sent);
+    END IF;
+    IF cardinality(out_body) > 0 THEN
+        WITH new AS (
+            INSERT INTO relight.outbox (shard, exchange, routing_key, message_id, body)
+                SELECT the_shard, n.exchange, n.key, n.message, n.body
+                FROM unnest(out_exchange, out_key, out_message, out_body)
+                    WITH ORDINALITY AS n(exchange, key, message, body, place)
+                ORDER BY n.place
+                RETURNING id
+        )
+        SELECT array_agg(new.id ORDER BY new.id) INTO ids FROM new;
+    END IF;
+    RETURN ids;
+END $$;
+
+-- A worker gives its claim up until an answer comes. True: it waits; false: the answer was there first, it is ready.
+CREATE FUNCTION relight.wait_step(
+    key_instance text, key_entry bigint, key_name text, the_token bigint, seen_answer text, the_shard int,
+    wait_until timestamptz, signal_shard int, signal_system text, signal_body text, signal_user text, signal_local boolean
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    answered boolean;
+BEGIN
+    SELECT s.answer IS NOT NULL AND s.answer IS DISTINCT FROM seen_answer INTO answered FROM relight.steps s
+        WHERE s.instance = key_instance AND s.entry = key_entry AND s.name = key_name
+            AND s.status = 'running' AND s.token = the_token
+        FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'token % is not the claim of step %', the_token, key_name USING ERRCODE = 'RL001';
+    END IF;
+    UPDATE relight.steps s SET
+            status = CASE WHEN answered THEN 'ready' ELSE 'waiting' END,
+            -- An answer that the attempt has already seen is used up: it waits for the next one.
+            answer = CASE WHEN answered THEN s.answer END,
+            ready_at = NULL, worker = NULL, lease_until = NULL, error = NULL
+        WHERE s.instance = key_instance AND s.entry = key_entry AND s.name = key_name;
+    IF answered THEN
+        PERFORM pg_notify('relight_steps', '');
+        RETURN false;
+    END IF;
+    INSERT INTO relight.timers AS t (instance, kind, entry, due_at, shard)
+        VALUES (key_instance, 'step:' || key_name, key_entry, wait_until, the_shard)
+        ON CONFLICT (instance, kind) DO UPDATE
+            SET entry = excluded.entry, due_at = excluded.due_at, shard = excluded.shard;
+    INSERT INTO relight.signals (shard, system, body, "user", local)
+        VALUES (signal_shard, signal_system, signal_body, signal_user, signal_local);
+    PERFORM pg_notify('relight_signals', signal_shard::text);
+    RETURN true;
+END $$;

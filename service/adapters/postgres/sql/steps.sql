@@ -1,0 +1,61 @@
+-- claim --
+-- Steps that are ready, or running under a lease that ended; those that another worker claims right now are passed over.
+WITH free AS (
+    SELECT s.instance, s.entry, s.name, s.status AS old_status, s.answer AS old_answer
+    FROM relight.steps s
+    WHERE s.place = ANY ($2::text[])
+        AND s.status IN ('ready', 'running')
+        AND (
+            (s.status = 'ready' AND (s.ready_at IS NULL OR s.ready_at <= $3))
+            OR (s.status = 'running' AND s.lease_until <= clock_timestamp())
+        )
+    ORDER BY s.ready_at NULLS FIRST, s.instance, s.position, s.name
+    LIMIT $5
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE relight.steps s SET
+    status = 'running',
+    token = relight.next_token(),
+    worker = $1,
+    lease_until = clock_timestamp() + $4::interval,
+    -- An interrupted attempt goes on, and an answer belongs to the attempt that asked: neither begins anew.
+    attempt = CASE WHEN f.old_status = 'running' OR f.old_answer IS NOT NULL
+        THEN greatest(s.attempt, 1) ELSE s.attempt + 1 END,
+    error = CASE WHEN f.old_status = 'running' THEN 'interrupted' END
+FROM free f
+WHERE s.instance = f.instance AND s.entry = f.entry AND s.name = f.name
+RETURNING s.*;
+
+-- renew_claim --
+-- Prolongs a claim; no row when it was lost.
+UPDATE relight.steps SET lease_until = clock_timestamp() + $5::interval
+WHERE instance = $1 AND entry = $2 AND name = $3 AND token = $4 AND status = 'running'
+RETURNING token;
+
+-- finish --
+-- Records what became of a claim, together with the signal that says so; no row when the claim was lost.
+WITH mine AS (
+    UPDATE relight.steps SET
+        status = $5, result = $6, error = $7, ready_at = $8, worker = NULL, lease_until = NULL,
+        -- The next attempt asks again.
+        answer = CASE WHEN $5 = 'ready' THEN NULL ELSE answer END
+    WHERE instance = $1 AND entry = $2 AND name = $3 AND token = $4 AND status = 'running'
+    RETURNING status
+), new AS (
+    INSERT INTO relight.signals (shard, system, body, "user", local)
+    SELECT $9, $10, $11, $12, $13 FROM mine
+    RETURNING shard
+)
+SELECT pg_notify('relight_signals', n.shard::text),
+    CASE WHEN m.status = 'ready' THEN pg_notify('relight_steps', '') END
+FROM new n CROSS JOIN mine m;
+
+-- wait --
+-- Gives a claim up until an answer comes: see the function.
+SELECT relight.wait_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+
+-- context --
+-- An instance and the steps of one of its state entries.
+SELECT
+    (SELECT i FROM relight.instances i WHERE i.instance = $1) AS instance,
+    ARRAY(SELECT s FROM relight.steps s WHERE s.instance = $1 AND s.entry = $2 ORDER BY s.position, s.name) AS steps;
