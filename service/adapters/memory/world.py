@@ -1,0 +1,318 @@
+"""The world of the steps in memory, for simulations: processes, databases, documents, programs, and participants that
+hold something in memory and can lose it. Time is the clock's; no randomness and no I/O lives here.
+
+What they do can be scripted: a process that ignores TERM, a program's answer, a database that is away, a participant
+that is deaf. By default everything works.
+"""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from pydantic_core import from_json
+
+from schemas.base import Json
+from schemas.events import PREFIX
+from schemas.notifications import CommandData
+from service.errors import Permanent, Retry, StepError
+from service.ports import Clock, ProcessState, World
+
+LOOK = 0.05
+"""Seconds between two looks at a process that is to end, on the given clock."""
+
+
+@dataclass(slots=True)
+class ProcessScript:
+    """How a process behaves. `ignores`: signals that do not end it; `ends_after` TERM: seconds; `exits_at_once` with
+    this status right after its start."""
+
+    ignores: frozenset[str] = frozenset()
+    ends_after: float = 0.0
+    exits_at_once: int | None = None
+
+
+@dataclass(slots=True)
+class _Process:
+    pid: int
+    started: int
+    environment: Mapping[str, str]
+    ends_at: float | None = None
+    exit_status: int | None = None
+
+
+class MemoryProcesses:
+    """Processes by name. `told` lists every signal sent, `starts` counts the starts; `on_start` and `on_end` are called
+    with the name (and the environment) so that a participant can live in the process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._processes: dict[str, _Process] = {}
+        self._next_pid = 1000
+        self.scripts: dict[str, ProcessScript] = {}
+        self.told: list[tuple[str, str]] = []
+        self.starts: dict[str, int] = {}
+        self.on_start: Callable[[str, Mapping[str, str]], None] = lambda name, environment: None
+        self.on_end: Callable[[str], None] = lambda name: None
+
+    async def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: str
+    ) -> ProcessState:
+        if not command or command[0] == "no-such-program":
+            raise Permanent(f"{name} could not be started: No such file or directory: {command[:1]} (in {folder})")
+        if not (await self.state(name)).running:
+            self._next_pid += 1
+            process = _Process(self._next_pid, round(self._clock.monotonic() * 100), dict(environment))
+            process.exit_status = self._script(name).exits_at_once
+            self._processes[name] = process
+            self.starts[name] = self.starts.get(name, 0) + 1
+            if process.exit_status is None:
+                self.on_start(name, process.environment)
+        return await self.state(name)
+
+    async def state(self, name: str) -> ProcessState:
+        process = self._processes.get(name)
+        if process is None:
+            return ProcessState(running=False)
+        if process.exit_status is None and process.ends_at is not None and self._clock.monotonic() >= process.ends_at:
+            self._end(name, process, 0)
+        running = process.exit_status is None
+        return ProcessState(running, process.pid, process.started, process.exit_status)
+
+    async def tell(self, name: str, signal: str) -> None:
+        if not (await self.state(name)).running:
+            raise Retry(f"{name} does not run, so it cannot be sent {signal}")
+        self.told.append((name, signal))
+        process, script = self._processes[name], self._script(name)
+        if signal == "KILL":
+            self._end(name, process, -9)
+        elif signal == "TERM" and signal not in script.ignores:
+            process.ends_at = self._clock.monotonic() + script.ends_after
+
+    async def wait_stopped(self, name: str, timeout: timedelta) -> ProcessState:
+        deadline = self._clock.monotonic() + timeout.total_seconds()
+        while (state := await self.state(name)).running and self._clock.monotonic() < deadline:
+            await self._clock.sleep(LOOK)
+        return state
+
+    def crash(self, name: str) -> None:
+        """The process ends by itself, as after kill -9."""
+        self._end(name, self._processes[name], -9)
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """What the last run of the process was given."""
+        return self._processes[name].environment
+
+    def _script(self, name: str) -> ProcessScript:
+        return self.scripts.get(name, ProcessScript())
+
+    def _end(self, name: str, process: _Process, status: int) -> None:
+        if process.exit_status is None:
+            process.exit_status = status
+            self.on_end(name)
+
+
+class MemoryDatabases:
+    """Answers by query text; `1` for `select 1`. `away` makes every question fail for now, `open_sessions` holds lines
+    by application name."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Json | StepError] = {"select 1": 1}
+        self.open_sessions: dict[str, tuple[str, ...]] = {}
+        self.away = False
+
+    async def value(self, dsn: str, query: str, timeout: timedelta) -> Json:
+        if self.away:
+            raise Retry("the database is away")
+        answer = self.answers.get(query, Permanent(f"the database refused the question: {query}"))
+        if isinstance(answer, StepError):
+            raise answer
+        return answer
+
+    async def sessions(self, dsn: str, application: str) -> tuple[str, ...]:
+        if self.away:
+            raise Retry("the database is away")
+        return self.open_sessions.get(application, ())
+
+
+class MemoryStorage:
+    """Documents by URL, whole or not at all."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+
+    async def write(self, url: str, content: bytes) -> None:
+        if not url.startswith("file:///"):
+            raise Permanent(f"{url!r} is no place for documents here; it is written file:///an/absolute/path")
+        self.documents[url] = content
+
+    async def read(self, url: str) -> bytes:
+        if url not in self.documents:
+            raise Permanent(f"{url}: No such file or directory")
+        return self.documents[url]
+
+
+class MemoryPrograms:
+    """Programs by their argument list; without a script one ends with status 0 and prints nothing. `ran` lists them."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[tuple[str, ...], tuple[int, str, str] | StepError] = {}
+        self.ran: list[tuple[tuple[str, ...], Mapping[str, str]]] = []
+
+    async def run(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str, timeout: timedelta
+    ) -> tuple[int, str, str]:
+        self.ran.append((tuple(command), dict(environment)))
+        script = self.scripts.get(tuple(command), (0, "", ""))
+        if isinstance(script, StepError):
+            raise script
+        return script
+
+
+class MemorySecrets:
+    """References by their text; other text is itself."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def resolve(self, reference: str, folder: str) -> str:
+        if not reference.startswith(("env:", "file:")):
+            return reference
+        if reference not in self.values:
+            raise Permanent(f"the secret {reference} is missing")
+        return self.values[reference]
+
+
+@dataclass(slots=True)
+class MemoryParticipant:
+    """A component that counts in memory and answers commands like a real one: it flushes to storage, loads what it is
+    started with, refuses lower tokens and expired commands, and answers a repeated command without doing it twice.
+
+    `deaf` names commands it receives and never answers. `done` lists what it really did, in order.
+    """
+
+    component: str
+    storage: MemoryStorage
+    clock: Clock
+    count: int = 0
+    paused: bool = False
+    loaded: str | None = None
+    token: int = 0
+    deaf: set[str] = field(default_factory=set)
+    done: list[str] = field(default_factory=list)
+    answered: dict[str, dict[str, Json]] = field(default_factory=dict)
+
+    def begin(self, environment: Mapping[str, str]) -> None:
+        """A new process: memory is empty, unless it is told what to load."""
+        self.count, self.token, self.loaded, self.answered = 0, 0, None, {}
+        self.paused = environment.get("RELIGHT_START") == "paused"
+        if url := environment.get("RELIGHT_STATE"):
+            content = self.storage.documents[url]
+            self.count, self.loaded = json.loads(content)["count"], hashlib.sha256(content).hexdigest()
+
+    def work(self) -> None:
+        """One more, unless it is paused."""
+        self.count += 0 if self.paused else 1
+
+    def hear(self, data: CommandData) -> dict[str, Json] | None:
+        """The `ParticipantAnswered` to a command as JSON, None for silence."""
+        if data.command in self.deaf:
+            return None
+        if data.token < self.token or data.expires <= self.clock.now():
+            return self._say(data, "refused", detail="the command is void: a lower token, or expired")
+        self.token = data.token
+        if data.commandid not in self.answered or data.command == "report":
+            self.answered[data.commandid] = self._do(data)
+        return {**self.answered[data.commandid], "token": data.token}
+
+    def _do(self, data: CommandData) -> dict[str, Json]:
+        self.done.append(data.command)
+        values: dict[str, Json] = {"count": self.count}
+        match data.command:
+            case "pause" | "resume":
+                self.paused = data.command == "pause"
+                return self._say(data, "done", values=values)
+            case "flush":
+                content = json.dumps({"count": self.count}).encode()
+                where = f"file:///memory/{data.system}/{self.component}/{data.commandid.replace('/', '_')}"
+                self.storage.documents[where] = content
+                return self._say(data, "done", values=values, digest=hashlib.sha256(content).hexdigest(), where=where)
+            case _:
+                return self._say(data, "done", values=values, digest=self.loaded)
+
+    def _say(self, data: CommandData, outcome: str, **more: Json) -> dict[str, Json]:
+        about: dict[str, Json] = {"component": self.component, "commandid": data.commandid, "token": data.token}
+        return {**about, "outcome": outcome, **more}
+
+
+Deliver = Callable[[str, str, dict[str, Json]], Awaitable[None]]
+"""(system, component, data of `relight.participant.answered`): how an answer comes back to Relight."""
+
+
+class MemoryCommands:
+    """Commands to participants by (system, component). `sent` keeps the bodies; answers go to `deliver`, or are kept in
+    `answers` until somebody fetches them. `cut` makes sending fail for now."""
+
+    def __init__(self) -> None:
+        self.participants: dict[tuple[str, str], MemoryParticipant] = {}
+        self.bound: set[tuple[str, str]] = set()
+        self.sent: list[CommandData] = []
+        self.answers: list[tuple[str, str, dict[str, Json]]] = []
+        self.deliver: Deliver | None = None
+        self.cut = False
+
+    async def send(self, routing_key: str, command_id: str, body: str) -> bool:
+        if self.cut:
+            raise Retry("the broker is away")
+        system, component, command = routing_key.split(".")
+        if (system, component) not in self.bound:
+            return False
+        envelope = from_json(body)
+        data = CommandData.model_validate(envelope["data"])
+        expected = (f"{PREFIX}command.{command}", system, command_id, component, command)
+        found = (envelope["type"], envelope["subject"], data.commandid, data.component, data.command)
+        if found != expected:
+            raise Permanent(f"the command {found} does not agree with where it was sent: {expected}")
+        self.sent.append(data)
+        answer = self.participants[system, component].hear(data)
+        if answer is not None and self.deliver is not None:
+            await self.deliver(system, component, answer)
+        elif answer is not None:
+            self.answers.append((system, component, answer))
+        return True
+
+
+class MemoryWorld:
+    """All of it, wired together: a participant added here lives and dies with the process of the same name."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.processes = MemoryProcesses(clock)
+        self.databases = MemoryDatabases()
+        self.storage = MemoryStorage()
+        self.commands = MemoryCommands()
+        self.programs = MemoryPrograms()
+        self.secrets = MemorySecrets()
+        self.processes.on_start = self._begins
+        self.processes.on_end = self._ends
+
+    def participant(self, system: str, component: str) -> MemoryParticipant:
+        """Adds a participant. It is at the broker while its process runs."""
+        made = MemoryParticipant(component, self.storage, self.clock)
+        self.commands.participants[system, component] = made
+        return made
+
+    def world(self) -> World:
+        """What actions are given."""
+        return World(self.processes, self.databases, self.storage, self.commands, self.programs, self.secrets)
+
+    def _begins(self, name: str, environment: Mapping[str, str]) -> None:
+        system, component = name.split(".")
+        if (system, component) in self.commands.participants:
+            self.commands.participants[system, component].begin(environment)
+            self.commands.bound.add((system, component))
+
+    def _ends(self, name: str) -> None:
+        system, component = name.split(".")
+        self.commands.bound.discard((system, component))

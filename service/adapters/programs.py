@@ -1,0 +1,60 @@
+"""The port `Programs`: short programs as argument lists, never a shell, and nothing of them left behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from service.children import base_environment
+from service.errors import Permanent, Retry
+
+KEPT = 64 * 1024
+"""Bytes kept of each stream; the rest is read and dropped, so that a talkative program does not block."""
+
+
+class LocalPrograms:
+    """Programs of this host."""
+
+    async def run(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str, timeout: timedelta
+    ) -> tuple[int, str, str]:
+        """Exit status (negative: the signal), output, errors. Its whole group is ended when time is over or on cancel.
+
+        Raises Permanent when it cannot be run, Retry when it took longer than `timeout`.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**base_environment(), **environment},
+                cwd=folder,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise Permanent(f"the program {command[0]} cannot be run in {folder}: {error}") from error
+        assert process.stdout is not None  # noqa: S101  # asked for above
+        assert process.stderr is not None  # noqa: S101
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                output, errors, status = await asyncio.gather(
+                    _head(process.stdout), _head(process.stderr), process.wait()
+                )
+        except TimeoutError as error:
+            raise Retry(f"{command[0]} did not end within {timeout.total_seconds():g} s and was ended") from error
+        finally:
+            # Also after a good end: what it started in the background holds our pipes and nobody's attention.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.shield(process.wait())
+        return status, output, errors
+
+
+async def _head(stream: asyncio.StreamReader) -> str:
+    kept = bytearray()
+    while chunk := await stream.read(KEPT):
+        kept += chunk[: KEPT - len(kept)]
+    return kept.decode("utf-8", "replace")

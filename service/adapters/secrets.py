@@ -1,0 +1,44 @@
+"""The port `Secrets`: references to what must not be written down, resolved at the moment of use and kept nowhere."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.errors import Permanent
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class References:
+    """Resolves against an environment: Relight's own, unless a test gives another."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
+
+    def resolve(self, reference: str, folder: str) -> str:
+        """The value behind `env:NAME` or `file:path`; any other text is itself.
+
+        A path may hold `${NAME}` and is relative to `folder`; one line end after the value is not part of it. Raises
+        Permanent, naming the reference and never the value, when something is missing.
+        """
+        if reference.startswith("env:"):
+            return self._variable(reference.removeprefix("env:"), reference)
+        if not reference.startswith("file:"):
+            return reference
+        path = _VARIABLE.sub(lambda found: self._variable(found[1], reference), reference.removeprefix("file:"))
+        try:
+            value = (Path(folder) / path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise Permanent(f"the secret {reference} cannot be read from {Path(folder) / path}: {why}") from error
+        value = value.removesuffix("\n").removesuffix("\r")
+        if not value:
+            raise Permanent(f"the secret {reference} is empty ({Path(folder) / path})")
+        return value
+
+    def _variable(self, name: str, reference: str) -> str:
+        value = self._environment.get(name)
+        if not value:
+            raise Permanent(f"the secret {reference} is missing: the environment variable {name} is not set")
+        return value

@@ -1,0 +1,27 @@
+"""Ending a component's process for good, and showing that it is gone. When to do so is the caller's business."""
+
+from datetime import timedelta
+
+from schemas.base import Json
+from service.errors import Retry
+from service.ports import ProcessState, StepContext
+
+KILL_WITHIN = timedelta(seconds=10)
+"""How long a process that was sent KILL may take to be gone; a busy disk (state D) can delay it."""
+
+
+async def kill(context: StepContext, name: str) -> ProcessState:
+    """Sends KILL to the process group and waits for the end. Raises Retry when it is still there after that."""
+    await context.world.processes.tell(name, "KILL")
+    state = await context.world.processes.wait_stopped(name, KILL_WITHIN)
+    if state.running:
+        raise Retry(
+            f"{name} (pid {state.pid}) was sent KILL and still exists after {KILL_WITHIN.total_seconds():g} s; "
+            "a process in state D waits for a disk: look at it with ps"
+        )
+    return state
+
+
+def named(state: ProcessState) -> dict[str, Json]:
+    """The process by pid plus start time: the two together are given to no other process of this boot."""
+    return {"pid": state.pid, "started": state.started}

@@ -1,0 +1,77 @@
+"""Looking at what runs, and nothing else: `component.observe`, `component.confirm_stopped`."""
+
+from datetime import timedelta
+
+from machines.model import PlannedStep
+from schemas.base import Json
+from schemas.system import OnSilence, System
+from service.errors import Retry
+from service.ports import Done, StepContext
+from service.steps.ending import named
+from service.steps.naming import process_name, the_component
+
+LOOK_AGAIN = timedelta(seconds=1)
+"""A session of a process that just ended is gone within milliseconds; a second is patient."""
+
+
+class Observe:
+    """Whether a component runs. Twice is safe: it only looks."""
+
+    name = "component.observe"
+    twice_is_safe = True
+
+    def plan(self, step: PlannedStep, system: System) -> str:
+        return f"look whether {step.component} runs"
+
+    async def perform(self, context: StepContext) -> Done:
+        """Result: `running`, `pid`, `started` (clock ticks since boot)."""
+        name, _ = the_component(context)
+        state = await context.world.processes.state(process_name(context.system, name))
+        return Done({"running": state.running, **named(state)})
+
+    async def probe(self, context: StepContext) -> Done | None:
+        return None
+
+
+class ConfirmStopped:
+    """Shows that the system is down: no process runs, and no session of one is left in any of its databases. Twice is
+    safe: it only looks. A component whose file says `on_silence: proceed` may go on running; that is recorded.
+    """
+
+    name = "component.confirm_stopped"
+    twice_is_safe = True
+
+    def plan(self, step: PlannedStep, system: System) -> str:
+        names = ", ".join(name for name, component in system.components.items() if not component.keep) or "nothing"
+        where = ", ".join(system.databases)
+        return f"show that {names} ended" + (f" and left no session in {where}" if where else "")
+
+    async def perform(self, context: StepContext) -> Done:
+        """Result: `stopped` and `still_running` (names), `databases` looked at. Raises Retry, naming what is left."""
+        stopped: list[Json] = []
+        allowed: list[Json] = []
+        for name, component in context.system.components.items():
+            if component.keep:
+                continue
+            state = await context.world.processes.state(process_name(context.system, name))
+            if not state.running:
+                stopped.append(name)
+            elif component.on_silence is OnSilence.PROCEED:
+                allowed.append(name)
+            else:
+                raise Retry(f"{name} still runs (pid {state.pid}, start time {state.started})", LOOK_AGAIN)
+        left = [line for name in stopped for line in await self._sessions(context, str(name))]
+        if left:
+            raise Retry(f"{len(left)} sessions are left: {'; '.join(left)}", LOOK_AGAIN)
+        return Done({"stopped": stopped, "still_running": allowed, "databases": list(context.system.databases)})
+
+    async def probe(self, context: StepContext) -> Done | None:
+        return None
+
+    async def _sessions(self, context: StepContext, name: str) -> list[str]:
+        application, found = process_name(context.system, name), []
+        for database, spec in context.system.databases.items():
+            dsn = context.world.secrets.resolve(spec.url, context.system.folder)
+            lines = await context.world.databases.sessions(dsn, application)
+            found += [f"{application} in {database}: {line}" for line in lines]
+        return found

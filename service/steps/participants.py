@@ -1,0 +1,127 @@
+"""Telling a component to pause, flush, report or resume, by the way its file names: `participant.*`.
+
+By AMQP the answer comes later and the step waits without a lease; by signal only the sending is known, and said; by
+program the exit status is the answer. A component whose process does not run holds nothing: pausing and flushing it is
+done, with that as evidence, since a restart is what mends it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Literal
+
+from machines.model import PlannedStep
+from schemas.base import Json
+from schemas.system import ByCommand, BySignal, Command, Component, OnSilence, Participant, System
+from service.errors import Permanent, Retry
+from service.ports import Done, StepContext, Waiting
+from service.steps.asking import Answer, answer, ask, run, silent
+from service.steps.ending import kill, named
+from service.steps.naming import process_name, the_component
+
+UNBOUND = timedelta(seconds=2)
+"""How long to wait for a participant that runs and is not at the broker: it comes back after a broker's restart."""
+
+Way = Literal["amqp"] | BySignal | ByCommand | None
+"""How a component is told one command."""
+
+
+class Tell:
+    """One command to one component. Twice is safe: the command's id names the effect and not the attempt, so that a
+    participant repeats only its answer; a signal to pause or resume does nothing to what is paused or resumed already.
+    """
+
+    twice_is_safe = True
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.name = f"participant.{command.value}"
+
+    def plan(self, step: PlannedStep, system: System) -> str:
+        component = system.components[step.component or ""]
+        seconds = step.timeout.total_seconds()
+        match self._way(component):
+            case "amqp":
+                how = f"over AMQP, answer within {seconds:g} s, silent → {step.on_silence}"
+            case BySignal(signal=signal):
+                how = f"by signal {signal}; sent is done"
+            case None:
+                how = "in no way: it does not take this command"
+            case ByCommand() as way:
+                how = f"by program {way.command[0]} within {seconds:g} s"
+        return f"tell {step.component} to {self.command.value} {how}"
+
+    async def perform(self, context: StepContext) -> Done | Waiting:
+        """Result: `by`, and what was said (`detail`, `values`, `digest`, `where`); for a signal only `sent`."""
+        name, component = the_component(context)
+        if context.row.answer is not None:
+            if silent(context):
+                return await self._without_answer(context, name)
+            return await self.conclude(context, name, answer(context, name, self.command))
+        whole = process_name(context.system, name)
+        state = await context.world.processes.state(whole)
+        if not state.running and self.command in (Command.PAUSE, Command.FLUSH):
+            return Done({"running": False, "detail": "it does not run: nothing is in its memory", **named(state)})
+        match self._way(component):
+            case "amqp":
+                return await self._ask(context, name)
+            case BySignal(signal=signal):
+                await context.world.processes.tell(whole, signal)
+                return Done({"by": "signal", "sent": signal, **named(state)})
+            case None:
+                raise Permanent(f"{name} does not take the command {self.command}; its file names no way for it")
+            case ByCommand() as way:
+                said = await run(context, name, self.command, way, context.row.planned.timeout)
+                return await self.conclude(context, name, said)
+
+    async def probe(self, context: StepContext) -> Done | None:
+        return None
+
+    async def conclude(self, context: StepContext, name: str, said: Answer) -> Done:
+        """What an answer means; `flush` checks it first."""
+        return Done(said.evidence())
+
+    def _way(self, component: Component) -> "Way":
+        told = component.participant
+        way: Way = getattr(told, self.command.value) if isinstance(told, Participant) else told
+        return way
+
+    async def _ask(self, context: StepContext, name: str) -> Waiting:
+        arguments: Mapping[str, Json] = context.row.planned.arguments
+        waiting = await ask(context, name, self.command, context.row.planned.timeout, arguments)
+        if waiting is None:
+            raise Retry(f"{name} runs, but is not at the broker to be told to {self.command}", UNBOUND)
+        return waiting
+
+    async def _without_answer(self, context: StepContext, name: str) -> Done:
+        """Silence where the file says kill. A component that has to answer to go on cannot be mended by killing it."""
+        if context.row.planned.on_silence is not OnSilence.KILL or self.command not in (Command.PAUSE, Command.FLUSH):
+            raise Permanent(f"{name} did not answer {self.command} in time")
+        whole = process_name(context.system, name)
+        state = await context.world.processes.state(whole)
+        if state.running:
+            state = await kill(context, whole)
+        detail = "it did not answer and was ended; what it held in memory is lost"
+        return Done({"silent": True, "killed": True, "detail": detail, **named(state)})
+
+
+class Flush(Tell):
+    """`participant.flush`: a claim that is checked. What the answer names is read back and its SHA-256 compared."""
+
+    def __init__(self) -> None:
+        super().__init__(Command.FLUSH)
+
+    def plan(self, step: PlannedStep, system: System) -> str:
+        return f"{super().plan(step, system)}; read what it wrote back and compare its SHA-256"
+
+    async def conclude(self, context: StepContext, name: str, said: Answer) -> Done:
+        """Result besides the answer: `read_back` true and `bytes`. Raises Permanent when the claim does not hold."""
+        if not said.digest or not said.where:
+            raise Permanent(f"{name} says it flushed, but names no digest or no place: nothing can be read back")
+        content = await context.world.storage.read(said.where)
+        found = hashlib.sha256(content).hexdigest()
+        if found != said.digest:
+            raise Permanent(
+                f"{name} flushed to {said.where} and says its SHA-256 is {said.digest}, but read back it is {found}"
+            )
+        return Done({**said.evidence(), "read_back": True, "bytes": len(content)})

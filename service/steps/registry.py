@@ -1,0 +1,34 @@
+"""The one list of the actions that come with Relight. Nothing is performed here."""
+
+from schemas.system import Command
+from service.ports import Action
+from service.steps.checks import RunCheck
+from service.steps.notice import Tell as TellPeople
+from service.steps.observing import ConfirmStopped, Observe
+from service.steps.participants import Flush, Tell
+from service.steps.snapshots import Compare, Seal, Verify
+from service.steps.starting import Start
+from service.steps.stopping import Stop
+
+
+def build() -> dict[str, Action]:
+    """Every action by its name. Actions keep nothing between two steps, so one of each is enough."""
+    actions: tuple[Action, ...] = (
+        TellPeople(),
+        Observe(),
+        Tell(Command.PAUSE),
+        Flush(),
+        Tell(Command.REPORT),
+        Tell(Command.RESUME),
+        Seal(),
+        Verify(),
+        Compare(),
+        Start(),
+        Stop(),
+        ConfirmStopped(),
+        RunCheck(),
+    )
+    return {action.name: action for action in actions}
+
+
+ACTIONS = build()

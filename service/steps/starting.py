@@ -1,0 +1,160 @@
+"""Starting a component and hearing from it that it is up, with what it was to load: `component.start`."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from urllib.parse import quote
+
+from machines.model import PlannedStep
+from schemas.base import Json
+from schemas.system import ByCommand, Command, Component, OnSilence, Participant, System
+from service.errors import Permanent, Retry, StepError
+from service.ports import Done, ProcessState, StepContext, Waiting
+from service.steps.asking import Answer, answer, ask, run, silent
+from service.steps.ending import kill, named
+from service.steps.naming import environment, folder, hide, process_name, record, the_component
+from service.steps.snapshots import sealed
+
+PATIENCE = 0.8
+"""The share of one attempt's timeout in which the component may come up; the rest is for saying that it did not."""
+LOOK_AGAIN = 0.2
+"""Seconds between two looks at something that is coming up."""
+SETTLES = 0.5
+"""Seconds that a process which reports nothing must have lived through, to tell a start from a crash."""
+DATABASE_WITHIN = timedelta(seconds=5)
+"""For one `select 1` to a database that the component needs."""
+LAST_WORDS = 600
+"""Characters of its log that an error message repeats."""
+
+
+class Start:
+    """Starts a component, paused or not, after the databases it needs answer. Twice is safe: what runs is adopted, and
+    then only asked again what it loaded. A component that flushed before must say that it loaded that very digest.
+    """
+
+    name = "component.start"
+    twice_is_safe = True
+
+    def plan(self, step: PlannedStep, system: System) -> str:
+        component = system.components[step.component or ""]
+        paused = "paused" if step.arguments.get("paused") else "running"
+        words = [f"start {step.component} {paused} unless it runs: {' '.join(component.process)}"]
+        databases = [need for need in component.needs if need in system.databases]
+        words += [f"after {', '.join(databases)} answers"] if databases else []
+        words += ["until it reports what it loaded"] if component.takes(Command.REPORT) else []
+        return "; ".join(words)
+
+    async def perform(self, context: StepContext) -> Done | Waiting:
+        """Result: `pid`, `started`, `adopted`, what it reported (`digest`, `values`), `compared` with the flushed."""
+        name, component = the_component(context)
+        if context.row.answer is not None:
+            return await self._reported(context, name)
+        end = context.clock.monotonic() + context.row.planned.timeout.total_seconds() * PATIENCE
+        before = await context.world.processes.state(process_name(context.system, name))
+        state = before if before.running else await self._start(context, name, component, end)
+        match component.participant:
+            case "amqp":
+                return await self._ask(context, name, end)
+            case Participant(report=ByCommand() as way):
+                said = await self._hear(context, name, way, end)
+                return await self._conclude(context, name, said, adopted=before.running)
+            case _:
+                if not before.running:
+                    await self._settle(context, name)
+                expected = record(context.data, "digests").get(name)
+                about: dict[str, Json] = {"compared": False} if expected else {}
+                return Done({**named(state), "adopted": before.running, **about})
+
+    async def probe(self, context: StepContext) -> Done | None:
+        return None
+
+    async def _start(self, context: StepContext, name: str, component: Component, end: float) -> ProcessState:
+        """What it needs may itself just be coming up: a database that does not answer yet, a DSN not written yet."""
+        while True:
+            try:
+                given = environment(context, name)
+                for need in component.needs:
+                    if need in context.system.databases:
+                        dsn = context.world.secrets.resolve(context.system.databases[need].url, context.system.folder)
+                        await context.world.databases.value(dsn, "select 1", DATABASE_WITHIN)
+                break
+            except StepError as error:
+                if context.clock.monotonic() >= end:
+                    raise Retry(f"{name} was not started, because what it needs is not there: {error}") from error
+            await context.clock.sleep(LOOK_AGAIN)
+        given["RELIGHT_START"] = "paused" if context.row.planned.arguments.get("paused") else "running"
+        given |= await self._state_to_load(context, name)
+        whole = process_name(context.system, name)
+        return await context.world.processes.start(whole, component.process, given, folder(context.system, component))
+
+    async def _state_to_load(self, context: StepContext, name: str) -> Mapping[str, str]:
+        snapshot = await sealed(context)
+        held = snapshot.components.get(name) if snapshot else None
+        return {"RELIGHT_STATE": held.where} if held and held.where and held.digest else {}
+
+    async def _ask(self, context: StepContext, name: str, end: float) -> Waiting:
+        while True:
+            await self._alive(context, name)
+            waiting = await ask(context, name, Command.REPORT, context.system.restart.answer_within, {})
+            if waiting is not None:
+                return waiting
+            if context.clock.monotonic() >= end:
+                raise Retry(f"{name} runs, but did not come to the broker in time to report what it loaded")
+            await context.clock.sleep(LOOK_AGAIN)
+
+    async def _hear(self, context: StepContext, name: str, way: ByCommand, end: float) -> Answer:
+        while True:
+            await self._alive(context, name)
+            left = end - context.clock.monotonic()
+            try:
+                return await run(context, name, Command.REPORT, way, timedelta(seconds=max(left, 1.0)))
+            except Retry:
+                if context.clock.monotonic() >= end:
+                    raise
+            await context.clock.sleep(LOOK_AGAIN)
+
+    async def _settle(self, context: StepContext, name: str) -> None:
+        end = context.clock.monotonic() + SETTLES
+        while context.clock.monotonic() < end:
+            await self._alive(context, name)
+            await context.clock.sleep(LOOK_AGAIN)
+        await self._alive(context, name)
+
+    async def _alive(self, context: StepContext, name: str) -> ProcessState:
+        """The process as it runs. Raises Retry with its exit status and its last words when it does not."""
+        state = await context.world.processes.state(process_name(context.system, name))
+        if state.running:
+            return state
+        how = "nobody saw how" if state.exit_status is None else f"exit status {state.exit_status}"
+        said = await self._last_words(context, name, state)
+        raise Retry(f"{name} ended right after its start ({how}); its log {state.log} ends: {said}")
+
+    async def _last_words(self, context: StepContext, name: str, state: ProcessState) -> str:
+        if state.log is None:
+            return "(no log)"
+        try:
+            content = await context.world.storage.read(f"file://{quote(state.log)}")
+        except StepError as error:
+            return f"(not readable: {error})"
+        return hide(content[-LAST_WORDS:].decode("utf-8", "replace").strip(), context, name) or "(nothing)"
+
+    async def _reported(self, context: StepContext, name: str) -> Done:
+        whole = process_name(context.system, name)
+        if silent(context):
+            if context.row.planned.on_silence is OnSilence.KILL:
+                if (await context.world.processes.state(whole)).running:
+                    await kill(context, whole)
+                raise Retry(f"{name} was started, did not report and was killed, as its file says")
+            raise Permanent(f"{name} was started and did not report what it loaded in time")
+        return await self._conclude(context, name, answer(context, name, Command.REPORT), adopted=None)
+
+    async def _conclude(self, context: StepContext, name: str, said: Answer, adopted: bool | None) -> Done:
+        state = await self._alive(context, name)
+        expected = record(context.data, "digests").get(name)
+        if expected is not None and said.digest != expected:
+            raise Permanent(
+                f"{name} flushed {expected} before it was stopped, but says it loaded {said.digest or 'nothing'}; "
+                "it is left paused. Look at its log, end it and retry the step, or restore what it flushed"
+            )
+        compared: dict[str, Json] = {} if expected is None else {"compared": True}
+        known: dict[str, Json] = {} if adopted is None else {"adopted": adopted}
+        return Done({**named(state), **known, **said.evidence(), **compared})
