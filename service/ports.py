@@ -345,7 +345,11 @@ class Store(Protocol):
         ...
 
     async def configurations_in_use(self) -> Mapping[str, str]:
-        """Hash to canonical text of every configuration that an instance of any system stands on."""
+        """Hash to canonical text of every configuration that an instance stands on; a missing text is empty."""
+        ...
+
+    async def machines_in_use(self) -> Mapping[tuple[str, int], int]:
+        """How many instances stand on each (machine, version)."""
         ...
 
 

@@ -1,0 +1,232 @@
+"""The composition root: the only file that builds adapters. One TaskGroup runs everything that `serve` is made of."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from machines.registry import MACHINES
+from schemas.sharding import shard_of
+from schemas.system import System
+from service import metrics
+from service.adapters.databases import PostgresDatabases
+from service.adapters.files import FileStorage
+from service.adapters.postgres import PostgresStore
+from service.adapters.processes.local import SupervisedProcesses
+from service.adapters.programs import LocalPrograms
+from service.adapters.rabbitmq import RabbitBroker
+from service.adapters.secrets import References
+from service.clock import SystemClock, SystemIds
+from service.engine.definitions import Definitions
+from service.engine.owner import Owner
+from service.engine.records import canonical
+from service.engine.runner import Runner
+from service.errors import Misconfigured, Unavailable
+from service.ports import Clock, Commands, Ids, NewSignal, World
+from service.settings import Settings
+from service.steps.registry import ACTIONS
+from service.web.health import Health
+from service.web.server import Web
+
+LOOK = 2.0
+"""Seconds between two looks at the tables for health and the gauges."""
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the servers are: URLs with their passwords, which `repr` does not show."""
+
+    postgres_url: str = field(repr=False)
+    amqp_url: str = field(repr=False)
+
+
+async def serve(
+    settings: Settings,
+    systems: Mapping[str, System],
+    addresses: Addresses,
+    *,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Runs Relight until cancelled. The schema must be migrated. `ready` is called once everything has begun.
+
+    Raises Misconfigured when an instance stands on something that is not here. Servers that are away are waited for.
+    """
+    await _Service(settings, systems, addresses, ready).run()
+
+
+def _replica(home: Path) -> str:
+    """This replica's own name, kept in its folder: started again, it takes its own lease back without waiting.
+
+    Only one process may serve from a folder at a time, or the name would be shared: `relight serve` holds a lock on it.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "replica"
+    if not file.exists():
+        aside = file.with_suffix(".new")
+        aside.write_text(SystemIds().uuid())
+        aside.rename(file)
+    return file.read_text().strip()
+
+
+class _Service:
+    def __init__(
+        self,
+        settings: Settings,
+        systems: Mapping[str, System],
+        addresses: Addresses,
+        ready: Callable[[], None] | None,
+    ) -> None:
+        self._settings = settings
+        self._systems = systems
+        self._addresses = addresses
+        self._ready = ready
+        self._clock: Clock = SystemClock()
+        self._ids: Ids = SystemIds()
+        self._name = f"{socket.gethostname()}:{_replica(settings.servers.home)}"
+        self._definitions = Definitions(MACHINES, systems)
+        self._owners: list[Owner] = []
+        self._postgres_trouble: str | None = "not asked yet"
+        self._broker: RabbitBroker | None = None
+
+    async def run(self) -> None:
+        engine, http = self._settings.engine, self._settings.http
+        shards = {name: shard_of(name, engine.shards) for name in self._systems}
+        web = Web(http.http_host, http.http_port, self.health, metrics.REGISTRY)
+        web.bind()
+        async with AsyncExitStack() as stack:
+            store = await self._until_up("PostgreSQL", lambda: self._open(stack))
+            broker = self._broker = await stack.enter_async_context(
+                RabbitBroker(self._addresses.amqp_url, clock=self._clock, prefetch=engine.prefetch)
+            )
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(web.serve())
+                tasks.create_task(self._look(store))
+                await self._until_up("PostgreSQL", lambda: self._take_stock(store))
+                await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards))
+                commands = await stack.enter_async_context(broker.commands())
+                runner = self._runner(store, commands)
+                for shard in range(engine.shards):
+                    owner = Owner(
+                        shard, self._name, store, broker, lambda: self._definitions, self._clock,
+                        lease=engine.lease, batch=engine.batch,
+                    )  # fmt: skip
+                    self._owners.append(owner)
+                    tasks.create_task(owner.run())
+                tasks.create_task(runner.run())
+                await self._until_up("PostgreSQL", lambda: store.signal(self._registrations()))
+                log.info("serve.began", systems=sorted(self._systems), name=self._name, health=web.url)
+                if self._ready is not None:
+                    self._ready()
+
+    async def _open(self, stack: AsyncExitStack) -> PostgresStore:
+        shards = self._settings.engine.shards
+        store = await PostgresStore.connect(self._addresses.postgres_url, shards=shards)
+        stack.push_async_callback(store.close)
+        return store
+
+    def _runner(self, store: PostgresStore, commands: Commands) -> Runner:
+        engine = self._settings.engine
+        world = World(
+            processes=SupervisedProcesses(self._settings.servers.home / "processes", self._clock),
+            databases=PostgresDatabases(),
+            storage=FileStorage(),
+            commands=commands,
+            programs=LocalPrograms(),
+            secrets=References(),
+        )
+        return Runner(
+            store,
+            ACTIONS,
+            world,
+            lambda: self._definitions,
+            self._clock,
+            self._ids,
+            name=self._name,
+            places=engine.places,
+            lease=engine.lease,
+        )
+
+    async def _take_stock(self, store: PostgresStore) -> None:
+        """What instances stand on must be here: configurations from the table, machine versions from the code."""
+        for digest, text in (await store.configurations_in_use()).items():
+            try:
+                self._definitions.add_configuration(digest, System.model_validate_json(text))
+            except ValidationError as error:
+                raise Misconfigured(
+                    (f"an instance stands on configuration {digest}, which this version cannot read: {error}",)
+                ) from error
+        missing = [
+            f"{count} instances stand on machine {name} version {version}, which is not here: keep its old table"
+            for (name, version), count in (await store.machines_in_use()).items()
+            if not self._definitions.has(name, version)
+        ]
+        if missing:
+            raise Misconfigured(tuple(missing))
+        await store.keep_configurations({system.config_hash(): system.canonical() for system in self._systems.values()})
+
+    def _registrations(self) -> list[NewSignal]:
+        return [
+            NewSignal(
+                name,
+                canonical(
+                    {
+                        "specversion": "1.0",
+                        "id": self._ids.uuid(),
+                        "source": "relight/serve",
+                        "type": "relight.system.registered",
+                        "subject": name,
+                        "time": self._clock.now(),
+                        "data": {"config_hash": system.config_hash()},
+                    }
+                ),
+            )
+            for name, system in self._systems.items()
+        ]
+
+    # --- how it is ---------------------------------------------------------------------------------------------------
+
+    async def _look(self, store: PostgresStore) -> None:
+        while True:
+            try:
+                counts = await store.counts()
+                self._postgres_trouble = None
+                metrics.OUTBOX_UNSENT.labels(shard="all").set(counts.get("outbox", 0))
+            except Unavailable as error:
+                self._postgres_trouble = f"{error}; waiting for it"
+            await self._clock.sleep(LOOK)
+
+    def health(self) -> Health:
+        """Asked by /readyz: from memory, at once."""
+        up = self._broker.available() if self._broker is not None else {}
+        checks: dict[str, str | None] = {"postgres": self._postgres_trouble}
+        for name in ("consuming", "publishing"):
+            checks[name] = None if up.get(name) else "RabbitMQ is away; waiting for it"
+        owned = [owner.shard for owner in self._owners if owner.owns]
+        checks["shards"] = None if owned else "this process owns no shard; another one may"
+        return Health(checks)
+
+    async def _until_up(self, server: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The call's answer, however long the server is away: said once, tried with backoff."""
+        failures = 0
+        while True:
+            try:
+                answer = await call()
+            except Unavailable as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("serve.waits", server=server, error=str(error), then="goes on when it is back")
+                await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 6)))
+            else:
+                if failures:
+                    log.info("serve.goes_on", server=server, tries=failures + 1)
+                return answer
