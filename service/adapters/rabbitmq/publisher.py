@@ -24,6 +24,7 @@ CONFIRM_TIMEOUT = 30.0
 BLOCKED_AFTER = 1.0
 """Seconds of silence after which it is asked whether the broker blocks this connection (a memory or disk alarm)."""
 
+
 class BatchPublisher:
     """The port `Publisher`. Its channel is opened when it is first needed, and again after it was lost."""
 
