@@ -57,6 +57,24 @@ class PostgresStore(OwnerSide, WorkerSide, ReaderSide):
             raise
         return store
 
+    @classmethod
+    async def visit(cls, dsn: str, *, timeout: timedelta = TIMEOUT) -> Self:
+        """A store for a command of people: with as many shards as the tables were written for, and nothing is moved.
+
+        Raises Unavailable and Misconfigured, as `connect` does.
+        """
+        store = cls(dsn, timeout=timeout)
+        try:
+            await store.check_schema()
+            store.shards = await store._others.value(UPKEEP["shards"])
+        except Unavailable as error:
+            await store.close()
+            raise wrong_address(error.__cause__) or error from error.__cause__
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
     async def close(self) -> None:
         """Closes every connection; nothing waits for an answer any more."""
         for connections in (self._writers, self._others, self._views):

@@ -1,0 +1,215 @@
+"""`relight status`, `history` and `watch`: how things stand, what happened, what is happening. Changes nothing."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from machines.model import SETTLED, InstanceId, StepStatus
+from machines.registry import VERSIONS
+from service.cli.connect import status_topic, store
+from service.cli.console import Screen
+from service.cli.render import Tone, one_line, read
+from service.cli.restart import local_zone
+from service.cli.words import clock, day, short, span
+from service.errors import RelightError
+from service.ports import InstanceView, LogRow, StepRow
+from service.settings import Settings
+
+
+def status(settings: Settings, screen: Screen, system: str | None, as_json: bool) -> int:
+    """A row an instance, and below it what is under way. 1 when the system is not known."""
+    views = asyncio.run(_instances(settings, system))
+    if system is not None and not views:
+        raise RelightError(f"Relight knows no system called {system!r}; `relight status` shows all")
+    if as_json:
+        screen.json([_view(view) for view in views])
+        return 0
+    if not views:
+        screen.say("no instances yet: `relight serve` registers each system when it starts")
+        return 0
+    zone, now = local_zone(), datetime.now(UTC)
+    screen.table(
+        ("INSTANCE", "STATE", "SINCE", "FOR", "SEQ", "STEPS"),
+        [
+            (
+                view.snapshot.instance,
+                view.snapshot.state,
+                day(view.snapshot.entered_at, zone),
+                span(now - view.snapshot.entered_at),
+                str(view.snapshot.seq),
+                _progress(view.steps),
+            )
+            for view in views
+        ],
+    )
+    for view in views:
+        for text in (*_open_steps(view), *_waits(view, zone)):
+            screen.say(f"{view.snapshot.instance}: {text}", Tone.WAIT)
+    return 0
+
+
+async def _instances(settings: Settings, system: str | None) -> tuple[InstanceView, ...]:
+    async with store(settings) as opened:
+        return await opened.instances(system)
+
+
+def _progress(steps: tuple[StepRow, ...]) -> str:
+    return f"{sum(step.status in SETTLED for step in steps)}/{len(steps)}" if steps else ""
+
+
+def _open_steps(view: InstanceView) -> Iterator[str]:
+    """What is being done now and what went wrong, a line each; planned and settled steps are only counted."""
+    for step in view.steps:
+        name, who = step.key.name, step.planned.component
+        match step.status:
+            case StepStatus.RUNNING:
+                yield f"{name} is being performed by {step.worker} (attempt {step.attempt} of {step.planned.attempts})"
+            case StepStatus.READY:
+                again = f" again after: {short(step.error)}" if step.error else ""
+                yield f"{name} is about to begin{again}, at {step.place}"
+            case StepStatus.WAITING:
+                yield f"{name} waits for {who or 'an answer'}; if it stays silent: {step.planned.on_silence.value}"
+            case StepStatus.FAILED | StepStatus.UNKNOWN:
+                yield f"{name} {step.status.value}: {short(step.error or 'no reason was given')}"
+            case _:
+                pass
+
+
+def _waits(view: InstanceView, zone: tzinfo) -> Iterator[str]:
+    snapshot = view.snapshot
+    machine = VERSIONS.get((snapshot.machine, snapshot.machine_version))
+    state = next((s for s in machine.states if s.name == snapshot.state), None) if machine is not None else None
+    if snapshot.dwell_until is not None:
+        yield f"waits until {clock(snapshot.dwell_until, zone)} at least"
+    if snapshot.deadline_at is not None:
+        then = state.then if state is not None and state.then else "its deadline passes"
+        yield f"if nobody acts: {then} at {clock(snapshot.deadline_at, zone)}"
+
+
+def _view(view: InstanceView) -> dict[str, Any]:
+    snapshot = view.snapshot
+    machine = VERSIONS.get((snapshot.machine, snapshot.machine_version))
+    known = [s for s in machine.states if s.name == snapshot.state] if machine is not None else []
+    return {
+        "instance": snapshot.instance,
+        "system": snapshot.system,
+        "machine": snapshot.machine,
+        "machine_version": snapshot.machine_version,
+        "config_hash": snapshot.config_hash,
+        "epoch": snapshot.epoch,
+        "seq": snapshot.seq,
+        "state": snapshot.state,
+        "status": known[0].status if known else None,
+        "entry": snapshot.entry,
+        "entered_at": snapshot.entered_at,
+        "dwell_until": snapshot.dwell_until,
+        "deadline_at": snapshot.deadline_at,
+        "then": (known[0].then or None) if known else None,
+        "data": dict(snapshot.data),
+        "hash": snapshot.hash,
+        "steps": [
+            {
+                "name": step.key.name,
+                "action": step.planned.action,
+                "component": step.planned.component,
+                "status": step.status.value,
+                "attempt": step.attempt,
+                "attempts": step.planned.attempts,
+                "place": step.place,
+                "worker": step.worker,
+                "ready_at": step.ready_at,
+                "error": step.error,
+                "result": dict(step.result),
+            }
+            for step in view.steps
+        ],
+    }
+
+
+def history(settings: Settings, screen: Screen, instance: str, after: int, limit: int, as_json: bool) -> int:
+    """The rows of a log, oldest first. 1 when there is no such instance."""
+    rows = asyncio.run(_history(settings, InstanceId(instance), after, limit))
+    if as_json:
+        for row in rows:
+            screen.json(_row(row))
+        return 0
+    zone = local_zone()
+    screen.table(
+        ("SEQ", "AT", "FROM", "TO", "EVENT", "BY", "REASON"),
+        [
+            (
+                str(row.seq),
+                day(row.at, zone),
+                row.state_from,
+                row.state_to if row.kind == "transition" else "refused",
+                row.event_type.removeprefix("relight."),
+                row.user or "",
+                short(_reason(row)),
+            )
+            for row in rows
+        ],
+    )
+    return 0
+
+
+async def _history(settings: Settings, instance: InstanceId, after: int, limit: int) -> tuple[LogRow, ...]:
+    async with store(settings) as opened:
+        rows = await opened.history(instance, after, limit)
+        if rows:
+            return rows
+        known = [view.snapshot.instance for view in await opened.instances()]
+        if instance in known:
+            return ()
+        raise RelightError(f"there is no instance {instance!r}; there are: {', '.join(known) or 'none yet'}")
+
+
+def _reason(row: LogRow) -> str:
+    record = json.loads(row.record)
+    return str(record.get("reason") or "; ".join(record.get("reasons", [])))
+
+
+def _row(row: LogRow) -> dict[str, Any]:
+    """`record` stays the text that was hashed: parsed and printed again it might not be the same bytes."""
+    return {
+        "instance": row.instance,
+        "epoch": row.epoch,
+        "seq": row.seq,
+        "kind": row.kind,
+        "at": row.at,
+        "from": row.state_from,
+        "to": row.state_to,
+        "event": {"source": row.event.source, "id": row.event.id, "type": row.event_type},
+        "user": row.user,
+        "causation": row.causation,
+        "correlation": row.correlation,
+        "machine_version": row.machine_version,
+        "config_hash": row.config_hash,
+        "record": row.record,
+        "previous": row.previous,
+        "hash": row.hash,
+    }
+
+
+def watch(settings: Settings, screen: Screen, binding: str, as_json: bool) -> int:
+    """Notifications as they come, until Ctrl-C (which is how watching is meant to end)."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_watch(settings, screen, binding, as_json))
+    return 0
+
+
+async def _watch(settings: Settings, screen: Screen, binding: str, as_json: bool) -> None:
+    zone = local_zone()
+    async with status_topic(settings).watching(binding) as notifications:
+        screen.note(f"watching relight.status, binding {binding}; Ctrl-C ends")
+        async for key, body in notifications:
+            if as_json:
+                screen.json({"routing_key": key, "event": json.loads(body)})
+                continue
+            said = read(body)
+            if said is not None:
+                screen.line(one_line(said, zone))
+            else:
+                screen.say(f"{key}  (a notification that this version does not know)", Tone.QUIET)

@@ -1,0 +1,256 @@
+"""The commands, their options and their help. What they do stands in the modules that each imports when it is called.
+
+Exit status: 0 done, 1 failed or refused, 2 wrong usage.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.errors import RelightError
+
+if TYPE_CHECKING:
+    from service.cli.console import Screen
+    from service.settings import Settings
+
+app = typer.Typer(
+    name="relight",
+    help="Takes running systems down, keeps them healthy, and brings them back.",
+    epilog="Exit status: 0 done, 1 failed or refused, 2 wrong usage. Settings: environment variables RELIGHT_….",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
+SystemName = Annotated[str, typer.Argument(metavar="SYSTEM", help="Name of the system, as in its file.")]
+Systems = Annotated[
+    list[Path],
+    typer.Option(
+        "--systems",
+        metavar="PATH",
+        exists=True,
+        help="A system's file, or a folder with system.yaml or several *.yaml. May be given more than once.",
+    ),
+]
+
+
+class Procedure(StrEnum):
+    """What can be planned."""
+
+    RESTART = "restart"
+
+
+def run() -> int:
+    """Runs the command line; the exit status."""
+    try:
+        app(prog_name="relight")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except BrokenPipeError:
+        # Whoever read our output has gone (`relight watch | head`); nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (RelightError, ExceptionGroup) as error:
+        return _report(error)
+    return 0
+
+
+def _report(error: Exception) -> int:
+    """Says each Relight error of a (nested) group once. Anything else is a defect and keeps its traceback."""
+    from service.cli.console import Screen
+
+    screen = Screen()
+    found = list(dict.fromkeys(str(leaf) for leaf in _leaves(error) if isinstance(leaf, RelightError)))
+    if not found or any(not isinstance(leaf, RelightError) for leaf in _leaves(error)):
+        raise error
+    for text in found:
+        screen.problem(text)
+    return 1
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _start() -> "tuple[Settings, Screen]":
+    """What every command begins with: the settings, the screen, and a warning about misspelt variables."""
+    from service.cli.console import Screen
+    from service.settings import Settings, strangers
+
+    screen = Screen()
+    for line in strangers(os.environ):
+        screen.note(f"relight: {line}")
+    return Settings.load(), screen
+
+
+@app.command()
+def demo() -> None:
+    """Start everything privately, restart a real system over AMQP, prove what it kept, leave nothing running."""
+    from service.cli.demo import demo as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen))
+
+
+@app.command()
+def serve(systems: Systems) -> None:
+    """Run Relight for these systems until it is ended (Ctrl-C or SIGTERM).
+
+    Without RELIGHT_POSTGRES_URL and RELIGHT_AMQP_URL it starts its own private PostgreSQL and RabbitMQ; data stays.
+    The systems' processes go on running when Relight ends, and are adopted at the next start.
+    """
+    from service.cli.serve import serve as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, systems))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring Relight's tables in RELIGHT_POSTGRES_URL up to date. `serve` with private servers does it by itself."""
+    from service.cli.upkeep import migrate as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen))
+
+
+@app.command()
+def restart(
+    system: SystemName,
+    reason: Annotated[str, typer.Option(help="Why, for the log and the people who are told.")] = "asked for by hand",
+    due: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="When the pause begins: 2026-03-01T02:00:00+01:00. Default: after the notice."
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Restart a system, from this machine's command line (logged as `you (local)`).
+
+    Exits 1 when the restart is refused (the reasons are shown), or, with --watch, when the system did not come back
+    operational from it. Ctrl-C ends only the watching: the restart goes on.
+    """
+    from service.cli.restart import restart as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, system, reason, due, watch, as_json))
+
+
+@app.command()
+def publish(
+    event: Annotated[str, typer.Argument(metavar="TYPE", help="Type of the event, e.g. restart.requested.")],
+    system: SystemName,
+    data: Annotated[str, typer.Option(metavar="JSON", help='The event\'s data: \'{"reason": "new release"}\'.')] = "{}",
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="AMQP_URL", envvar="RELIGHT_PUBLISH_URL", help="The broker, with your own user."),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--as", metavar="USER", help="One of the users that `serve` made on its private broker."),
+    ] = None,
+    event_id: Annotated[str | None, typer.Option("--id", help="The event's id. Default: a new one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish an event over AMQP, as another service would: the broker verifies who you are, `allow:` decides.
+
+    Exits 0 when the broker has confirmed it. What Relight makes of it is said on the status topic (`relight watch`).
+    """
+    from service.cli.publish import publish as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, event, system, data, url, user, event_id, as_json))
+
+
+@app.command()
+def watch(
+    binding: Annotated[
+        str, typer.Argument(metavar="BINDING", help="Topic binding: `metrics.#`, `*.lifecycle.operational`.")
+    ] = "#",
+    as_json: Json = False,
+) -> None:
+    """Show notifications of the status topic as they come, until Ctrl-C. With --json one CloudEvent a line."""
+    from service.cli.look import watch as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, binding, as_json))
+
+
+@app.command()
+def status(
+    system: Annotated[str | None, typer.Argument(metavar="[SYSTEM]", help="Only this system.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where everything stands: states, current steps, and for each wait for whom, until when, and what happens then."""
+    from service.cli.look import status as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, system, as_json))
+
+
+@app.command()
+def history(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="lifecycle/metrics, alert/metrics/memory, …")],
+    after: Annotated[int, typer.Option(metavar="SEQ", min=0, help="Only rows after this one.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many rows.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """The log of an instance, oldest first: every transition and refusal, who caused it, and why.
+
+    With --json one row a line with its exact record and the hashes of its chain.
+    """
+    from service.cli.look import history as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, instance, after, limit, as_json))
+
+
+@app.command()
+def plan(
+    procedure: Annotated[Procedure, typer.Argument(metavar="PROCEDURE", help="What to plan: restart.")],
+    system: Annotated[str | None, typer.Argument(metavar="[SYSTEM]", help="Name of the system.")] = None,
+    systems: Annotated[
+        list[Path] | None,
+        typer.Option("--systems", metavar="PATH", exists=True, help="Plan from these files; nothing has to run."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The very steps that a run would perform, in order, with what each would do. Touches nothing."""
+    from service.cli.plan import plan as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, procedure.value, system, systems or [], as_json))
+
+
+@app.command()
+def verify(as_json: Json = False) -> None:
+    """Check every machine exhaustively: what can be reached, what could get stuck. Exits 1 on any violation."""
+    from service.cli.machines import verify as perform
+
+    _, screen = _start()
+    raise typer.Exit(perform(screen, as_json))
+
+
+@app.command()
+def diagram(
+    machine: Annotated[str, typer.Argument(metavar="MACHINE", help="lifecycle, alert, …")],
+) -> None:
+    """Draw a machine from its table, as a Mermaid state diagram."""
+    from service.cli.machines import diagram as perform
+
+    _, screen = _start()
+    raise typer.Exit(perform(screen, machine))

@@ -1,0 +1,128 @@
+"""`relight restart`: the local door. A signal through Relight's own database, by whoever may write there."""
+
+import asyncio
+import getpass
+import json
+import uuid
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any
+
+from machines.model import InstanceId, Snapshot
+from machines.registry import MACHINES
+from schemas.envelope import Rejected, read
+from schemas.system import System
+from service.cli.console import Screen
+from service.cli.follow import follow
+from service.cli.live import LiveLines
+from service.cli.publish import compose
+from service.cli.render import Ending, Story, Tone
+from service.errors import RelightError
+from service.ports import NewSignal
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.adapters.postgres import PostgresStore
+
+TAKEN_IN_WITHIN = timedelta(seconds=15)
+"""How long a request waits for its answer: longer than a lease, so that a take-over may lie between."""
+
+
+def restart(
+    settings: Settings, screen: Screen, system: str, reason: str, due: str | None, watch: bool, as_json: bool
+) -> int:
+    """Appends the request and shows what became of it; with `watch` to its end. 1 when refused or not restarted."""
+    data: dict[str, Any] = {"reason": reason} | ({"due": _moment(due)} if due is not None else {})
+    event = compose("restart.requested", system, data, str(uuid.uuid4()))
+    body = json.dumps(event)
+    found = read(body.encode())
+    if isinstance(found, Rejected):
+        raise RelightError("not asked for, for Relight would refuse it:\n  " + "\n  ".join(found.reasons))
+    try:
+        ending = asyncio.run(_restart(settings, screen, system, event["id"], body, watch, as_json))
+    except KeyboardInterrupt:
+        screen.note(f"no longer watching; the restart goes on. `relight status {system}` shows how it stands.")
+        return 1
+    if as_json:
+        screen.json({"id": event["id"], "accepted": not ending.reasons, **_plain(ending)})
+    return 1 if ending.reasons else 0
+
+
+async def _restart(
+    settings: Settings, screen: Screen, system: str, event_id: str, body: str, watch: bool, quiet: bool
+) -> Ending:
+    from service.cli.connect import status_topic, store
+    from service.clock import SystemClock
+
+    instance = InstanceId(f"lifecycle/{system}")
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(store(settings))
+        snapshot = await _standing(opened, system, instance)
+        topic = await stack.enter_async_context(status_topic(settings).watching(f"{system}.lifecycle.#"))
+        await opened.signal([NewSignal(system, body, user=getpass.getuser(), local=True)])
+        if not watch:
+            return await _answer(screen, opened, instance, snapshot.seq, event_id, quiet=quiet)
+        limit = await _limit(opened, snapshot)
+        story = Story(local_zone(), limit=limit, request=event_id)
+        with LiveLines(screen, quiet=quiet) as lines:
+            machine = MACHINES["lifecycle"]
+            return await follow(story, instance, snapshot.seq, topic, opened, SystemClock(), lines, machine.state)
+
+
+async def _standing(opened: "PostgresStore", system: str, instance: InstanceId) -> Snapshot:
+    views = await opened.instances()
+    for view in views:
+        if view.snapshot.instance == instance:
+            return view.snapshot
+    known = ", ".join(sorted({view.snapshot.system for view in views})) or "none yet"
+    raise RelightError(f"Relight knows no system called {system!r}; it knows: {known}. Nothing was asked for.")
+
+
+async def _limit(opened: "PostgresStore", snapshot: Snapshot) -> timedelta | None:
+    text = (await opened.configurations_in_use()).get(snapshot.config_hash)
+    return System.model_validate_json(text).restart.limits.downtime if text else None
+
+
+async def _answer(
+    screen: Screen, opened: "PostgresStore", instance: InstanceId, seq: int, event_id: str, *, quiet: bool
+) -> Ending:
+    """The log row of the request: accepted or refused. Raises RelightError when nobody took it in."""
+    begun = datetime.now(UTC)
+    while datetime.now(UTC) - begun < TAKEN_IN_WITHIN:
+        for row in await opened.history(instance, seq):
+            if row.event.id != event_id:
+                continue
+            record = json.loads(row.record)
+            if row.kind == "refusal":
+                reasons = tuple(record["reasons"])
+                if not quiet:
+                    screen.say(f"refused: {'; '.join(reasons)}", Tone.BAD)
+                return Ending(row.state_to, restarted=False, reasons=reasons)
+            if not quiet:
+                screen.say(
+                    f"accepted: {instance} is {row.state_to}; follow it with `relight watch {row.instance.split('/')[1]}.#`"
+                )
+            return Ending(row.state_to, restarted=False)
+        await asyncio.sleep(0.1)
+    raise RelightError(
+        f"the request was stored, but nobody took it in within {TAKEN_IN_WITHIN.seconds} s: no `relight serve` "
+        "decides for this system.\nIt is kept: the next one that starts takes it in and restarts the system then."
+    )
+
+
+def local_zone() -> tzinfo:
+    """The zone of whoever reads the terminal."""
+    return datetime.now(UTC).astimezone().tzinfo or UTC
+
+
+def _moment(text: str) -> str:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise RelightError(f"--due {text!r} is no moment; write it like 2026-03-01T02:00:00+01:00") from None
+    # A person who names no offset means the clock on the wall.
+    return (found if found.tzinfo else found.astimezone()).isoformat()
+
+
+def _plain(ending: Ending) -> dict[str, Any]:
+    return {"state": ending.state, "reasons": list(ending.reasons)}

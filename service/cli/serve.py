@@ -1,0 +1,168 @@
+"""`relight serve`: all around the service proper: systems' files, private servers, users, the banner, the end."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from schemas.events import Right
+from schemas.system import System
+from service.cli.console import Screen
+from service.cli.home import find, only_one, remove_endpoints, write_endpoints
+from service.cli.render import Tone
+from service.errors import Unavailable
+from service.settings import Http, Settings
+
+if TYPE_CHECKING:
+    from service.embedded import Embedded
+    from service.embedded.users import BrokerUser
+
+
+def serve(settings: Settings, screen: Screen, paths: Sequence[Path]) -> int:
+    """Runs until SIGTERM or SIGINT: then 0. Raises RelightError when it cannot start or a part of it has failed."""
+    from service import logs
+    from service.adapters.systems import load_systems
+
+    systems = load_systems(paths)
+    logs.configure(settings.logs)
+    with only_one(settings.servers.home), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_until_told(_serve(settings, screen, systems), screen))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _until_told(service: Coroutine[Any, Any, None], screen: Screen) -> int:
+    """Ends the service at the first signal, cleanly; later signals change nothing, for the end is under way."""
+    running = asyncio.create_task(service)
+    told = False
+
+    def end() -> None:
+        nonlocal told
+        if told:
+            screen.note("relight: already ending; a moment")
+        else:
+            told = True
+            screen.note("relight: ending; the systems' processes go on running")
+            running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    try:
+        await running
+    except asyncio.CancelledError:
+        if not told:
+            raise
+    return 0
+
+
+async def _serve(settings: Settings, screen: Screen, systems: dict[str, System]) -> None:
+    from service import app
+
+    settings = replace(settings, http=_with_free_port(settings, screen))
+    async with _servers(settings, screen, systems) as (postgres_url, amqp_url):
+        addresses = app.Addresses(postgres_url, amqp_url)
+        await app.serve(settings, systems, addresses, ready=lambda: _banner(settings, screen, systems))
+
+
+@asynccontextmanager
+async def _servers(settings: Settings, screen: Screen, systems: dict[str, System]) -> AsyncIterator[tuple[str, str]]:
+    """PostgreSQL's and RabbitMQ's URLs: those of the settings, or private servers, migrated and with users."""
+    servers = settings.servers
+    if not servers.embedded:
+        found = find(servers)
+        api = servers.rabbitmq_api.get_secret_value() if servers.rabbitmq_api is not None else None
+        await _limits(screen, found.amqp_url, api)
+        yield found.postgres_url, found.amqp_url
+        return
+    from service.adapters.postgres import migrate
+    from service.embedded import Embedded
+
+    screen.note(f"relight: starting the private PostgreSQL and RabbitMQ in {servers.home / 'servers'}")
+    embedded = Embedded(servers.home / "servers")
+    endpoints = await embedded.start()
+    try:
+        await migrate(endpoints.postgres_url)
+        await _users(embedded, servers.home, systems)
+        await _limits(screen, endpoints.amqp_url, endpoints.management_url)
+        write_endpoints(servers.home, endpoints, f"http://{settings.http.http_host}:{settings.http.http_port}")
+        yield endpoints.postgres_url, endpoints.amqp_url
+    finally:
+        remove_endpoints(servers.home)
+        await asyncio.shield(embedded.stop())
+
+
+async def _limits(screen: Screen, amqp_url: str, api: str | None) -> None:
+    """The broker's backstop limits. Relight is safe without them, so a failure is said and nothing more."""
+    from service.adapters.rabbitmq import limits_as_commands, set_limits
+
+    vhost = unquote(urlsplit(amqp_url).path[1:]) or "/"
+    if api is None:
+        screen.note(f"relight: advised, on the broker: {limits_as_commands(vhost)}   (or set RELIGHT_RABBITMQ_API)")
+        return
+    try:
+        await set_limits(api, vhost)
+    except Unavailable as error:
+        screen.note(f"relight: the broker's limits were not set ({error}); going on without them")
+
+
+async def _users(embedded: "Embedded", home: Path, systems: dict[str, System]) -> None:
+    from service.embedded.users import provide_users
+
+    await provide_users(embedded.rabbit, broker_users(systems.values()), home / "users")
+    os.environ["RELIGHT_USERS"] = str(home / "users")
+
+
+def broker_users(systems: Iterable[System]) -> "list[BrokerUser]":
+    """Whom the systems' files name: everybody in `allow:`, and each component that takes part over AMQP."""
+    from service.embedded.users import BrokerUser
+
+    users: dict[str, BrokerUser] = {}
+    for system in systems:
+        for right in Right:
+            for name in getattr(system.allow, right.value) or ():
+                users.setdefault(name, BrokerUser(name))
+        for component, about in system.components.items():
+            if about.participant == "amqp":
+                name = f"{system.system}.{component}"
+                users[name] = BrokerUser(name, (system.system, component))
+    return list(users.values())
+
+
+def _with_free_port(settings: Settings, screen: Screen) -> Http:
+    """The health page's port: the one a person chose, or else the first free one, said aloud when it is another."""
+    from service.web import free_port
+
+    http = settings.http
+    if http.port_was_chosen:
+        return http
+    port = free_port(http.http_host, http.http_port)
+    if port != http.http_port:
+        screen.note(f"relight: port {http.http_port} is taken; health is on {port} (RELIGHT_HTTP_PORT chooses one)")
+    return http.model_copy(update={"http_port": port})
+
+
+def _banner(settings: Settings, screen: Screen, systems: dict[str, System]) -> None:
+    http, home = settings.http, settings.servers.home
+    screen.say(f"Relight serves {', '.join(sorted(systems))}", Tone.GOOD)
+    screen.say(f"  health   http://{http.http_host}:{http.http_port}/readyz   (and /livez, /metrics)")
+    if settings.servers.embedded:
+        screen.say(f"  broker   AMQP URLs by user: {home / 'users'}/*.url")
+        name = next(iter(sorted(systems)))
+        allowed = systems[name].allow.restart
+        if allowed:
+            screen.say(
+                f'  restart  relight publish restart.requested {name} --as {allowed[0]} --data \'{{"reason": "…"}}\''
+            )
+        screen.say(f"           relight restart {name} --watch")
+    screen.say("  look     relight status, relight watch, relight history lifecycle/…      Ctrl-C ends")

@@ -1,0 +1,97 @@
+"""How times, spans, steps and results read to people. Pure; no line is composed here."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta, tzinfo
+
+from schemas.base import Json
+
+TITLES = {
+    "Preparing for Restart": "PREPARING",
+}
+"""Statuses whose full name is too long for a heading; all others are their name in capitals."""
+
+VERBS = {
+    "baseline": "baseline",
+    "seal": "snapshot",
+    "verify_snapshot": "read back",
+    "confirm_stopped": "confirm",
+    "check": "verify",
+}
+"""Lines of the tables whose own name says too little on a terminal."""
+
+SHORT = 8
+"""Characters of a digest that are shown: enough to compare by eye."""
+
+LONGEST = 160
+"""Characters of an error or detail on one line; the whole text is in the log and the history."""
+
+
+def clock(moment: datetime, zone: tzinfo) -> str:
+    """`02:05:00` in the zone of the reader."""
+    return moment.astimezone(zone).strftime("%H:%M:%S")
+
+
+def day(moment: datetime, zone: tzinfo) -> str:
+    """`2026-03-01 02:05:00`."""
+    return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def span(value: timedelta | float) -> str:
+    """`0.2s`, `6s`, `7m02s`, `1h30m`, `2d4h`."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if seconds < 0:
+        return f"-{span(-seconds)}"
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f}s".replace(".0s", "s")
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s" if whole % 60 else f"{whole // 60}m"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m" if whole % 3600 >= 60 else f"{whole // 3600}h"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600}h"
+
+
+def title(status: str) -> str:
+    """`PREPARING`, `SHUTTING DOWN`."""
+    return TITLES.get(status, status.upper())
+
+
+def verb(step: str) -> tuple[str, str]:
+    """A step's name as what is done and to whom: `pause:calculator` is (`pause`, `calculator`)."""
+    line, _, target = step.partition(":")
+    return VERBS.get(line, line.replace("_", " ")), target
+
+
+def short(text: str, longest: int = LONGEST) -> str:
+    """One line of at most `longest` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def by(user: str | None) -> str:
+    """`by ana (verified)`, `by ana (local)`; nothing when Relight itself was the cause."""
+    if not user:
+        return ""
+    return f"by {user}" if user.endswith(" (local)") else f"by {user} (verified)"
+
+
+def evidence(result: Mapping[str, Json]) -> str:
+    """What a step's result shows in a few words: `digest 9f3c41ab…`, `(paused)`, `pid 4312`."""
+    words = []
+    for key, value in result.items():
+        match key, value:
+            case ("digest", str()):
+                words.append(f"digest {value[:SHORT]}…")
+            case ("sha256", str()):
+                words.append(f"{value[:SHORT]}…")
+            case ("pid", int()):
+                words.append(f"pid {value}")
+            case ("detail", str()) if value:
+                words.append(short(value, 80))
+            case ("paused", True):
+                words.append("(paused)")
+            case _:
+                pass
+    return " ".join(words)
