@@ -123,10 +123,6 @@ class OwnerSide:
         found = await self._others.fetch(OWNER["machines_in_use"])
         return {(row["machine"], row["machine_version"]): row["instances"] for row in found}
 
-    async def machines_in_use(self) -> Mapping[tuple[str, int], int]:
-        found = await self._others.fetch(OWNER["machines_in_use"])
-        return {(row["machine"], row["machine_version"]): row["count"] for row in found}
-
 
 def in_order(steps: Sequence[StepRow]) -> tuple[StepRow, ...]:
     """By position, then by name."""

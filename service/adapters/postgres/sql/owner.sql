@@ -104,8 +104,4 @@ LEFT JOIN relight.configurations c ON c.hash = u.config_hash;
 
 -- machines_in_use --
 -- How many instances stand on each version of each machine.
-SELECT machine, machine_version, count(*) AS count FROM relight.instances GROUP BY machine, machine_version;
-
--- machines_in_use --
--- How many instances stand on each version of each machine.
 SELECT machine, machine_version, count(*) AS instances FROM relight.instances GROUP BY machine, machine_version;
