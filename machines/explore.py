@@ -1,0 +1,343 @@
+"""Walking through every configuration a machine can get into, over a small abstract set of facts.
+
+Nothing is decided here. A configuration is a state, the progress of its steps, what the data remembers in outline, and
+the moment. The rules by which configurations follow each other are the engine's, in miniature: steps in positions,
+`step.failed`, `completed`, `deadline.passed`, a crash between any two of them. The verdicts are the real chart's on real
+facts.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from machines.chart import BUDGETS, Chart
+from machines.model import (
+    SETTLED,
+    Event,
+    Facts,
+    InstanceId,
+    Machine,
+    Move,
+    On,
+    Snapshot,
+    StepFact,
+    StepStatus,
+    Transition,
+)
+from machines.plan import plan
+from machines.samples import EVIDENCE, SPAN, STANDING, START, SYSTEMS, instances, samples
+from schemas.base import Closed, Json
+from schemas.events import SystemRegistered
+from schemas.system import System
+
+Data = Mapping[str, Json]
+Key = tuple[object, ...]
+
+
+class Outcome(StrEnum):
+    """What may become of a step. `bad`: done, but the evidence is not what was hoped for."""
+
+    GOOD = "good"
+    BAD = "bad"
+    PROCEEDED = "proceeded"
+    WAIVED = "waived"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Where an instance may stand. `proofs`: what has been shown since it was last put in doubt, counted apart from the
+    machine's own data (`checks`: the last checks all passed; `snapshot`: what was sealed was read back)."""
+
+    state: str
+    entered: bool
+    data: Data
+    steps: tuple[StepFact, ...]
+    moment: int = 0
+    dwelled: bool = False
+    proofs: frozenset[str] = frozenset()
+
+    def key(self) -> Key:
+        # Steps of one position are alike: which of two checks failed makes no other course than the other one failing.
+        steps = tuple(sorted((s.planned.position, s.planned.action, s.status, _outline(s.result)) for s in self.steps))
+        data = tuple(sorted((name, _remembered(name, value)) for name, value in self.data.items()))
+        return (self.state, self.entered, data, steps, self.moment, self.dwelled, self.proofs)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One way from a configuration to the next. `automatic`: nobody outside has to do anything for it."""
+
+    source: Configuration
+    target: Configuration
+    trigger: str | None
+    automatic: bool
+
+
+@dataclass
+class Exploration:
+    """What was seen: every configuration by key, the edges between them, the transitions taken, what went wrong."""
+
+    configurations: dict[Key, Configuration] = field(default_factory=dict)
+    edges: list[tuple[Key, Key, str | None, bool]] = field(default_factory=list)
+    taken: set[tuple[str, str, str]] = field(default_factory=set)
+    opened: set[int] = field(default_factory=set)
+    """Indexes into the machine's transitions."""
+    faults: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(kind, where) to what: a guard that raised, an entry without its proof."""
+
+
+class Explorer:
+    """One machine, one system, one instance."""
+
+    def __init__(self, machine: Machine, system: System, instance: InstanceId) -> None:
+        self.machine, self.system, self.instance = machine, system, instance
+        self._watched = _Watch(machine)
+        self._chart = Chart(self._watched.machine)
+        self._samples = samples(machine, instance)
+        self._moments = 4 if any(state.dwell is not None and not state.steps for state in machine.states) else 1
+
+    def explore(self, limit: int = 200_000) -> Exploration:
+        """Breadth first from the initial state. Raises RuntimeError beyond `limit` configurations."""
+        seen = Exploration()
+        first = Configuration(str(self.machine.initial), False, {}, ())
+        queue = deque([first])
+        seen.configurations[first.key()] = first
+        while queue:
+            here = queue.popleft()
+            key = here.key()
+            for edge in self._next(here, seen):
+                there = edge.target.key()
+                seen.edges.append((key, there, edge.trigger, edge.automatic))
+                if there not in seen.configurations:
+                    seen.configurations[there] = edge.target
+                    queue.append(edge.target)
+            if len(seen.configurations) > limit:
+                raise RuntimeError(f"{self.instance}: more than {limit} configurations")
+        seen.opened = {i for i, transition in enumerate(self.machine.transitions) if i in self._watched.taken}
+        return seen
+
+    def run_on(self, here: Configuration, fate: Mapping[str, Outcome]) -> Configuration:
+        """Goes on until the state is left, nobody acting: each line of the table ends as `fate` says, else well."""
+        seen = Exploration()
+        state = here.state
+        for _ in range(100):
+            if here.state != state:
+                return here
+            then = self.advance(here, fate, seen)
+            if then is None:
+                return here
+            here = then
+        return here
+
+    def crashes(self, here: Configuration) -> Iterator[Configuration]:
+        """What a restarted Relight finds: the next step was interrupted (one attempt more); it reads its files anew."""
+        seen = Exploration()
+        resumed = here
+        if steps := list(_open(here.steps)):
+            again = replace(steps[0], attempt=steps[0].attempt + 1)
+            resumed = replace(here, steps=tuple(again if s is steps[0] else s for s in here.steps))
+        yield resumed
+        for trigger, event in self._samples:
+            if isinstance(event, SystemRegistered):
+                yield self._decided(resumed, trigger, event, seen) or resumed
+
+    def advance(self, here: Configuration, fate: Mapping[str, Outcome], seen: Exploration) -> Configuration | None:
+        state = self.machine.state(here.state)
+        raised = self._raised(here)
+        for trigger in raised:
+            if (there := self._decided(here, trigger, None, seen)) is not None:
+                return there
+        for step in _open(here.steps):
+            outcome = fate.get(step.planned.name.split(":")[0], Outcome.GOOD)
+            return _settle(here, step, outcome if outcome in _possible(step) else Outcome.GOOD)
+        if state.dwell is not None and not here.dwelled:
+            return replace(here, dwelled=True, moment=min(here.moment + 1, self._moments - 1))
+        if state.deadline is not None and not raised:
+            return self._decided(here, On.DEADLINE_PASSED, None, seen)
+        return None
+
+    def _next(self, here: Configuration, seen: Exploration) -> Iterator[Edge]:
+        state = self.machine.state(here.state)
+        raised = self._raised(here)
+        for trigger in raised:
+            if (there := self._decided(here, trigger, None, seen)) is not None:
+                yield Edge(here, there, trigger, True)
+                # The engine raises these in the very transaction that settles the step: nothing comes in between.
+                return
+        for step in _open(here.steps):
+            for outcome in _possible(step):
+                yield Edge(here, _settle(here, step, outcome), None, outcome is not Outcome.WAIVED)
+        if state.dwell is not None and not here.dwelled:
+            passed = replace(here, dwelled=True, moment=min(here.moment + 1, self._moments - 1))
+            yield Edge(here, passed, None, True)
+        if state.deadline is not None and (there := self._decided(here, On.DEADLINE_PASSED, None, seen)) is not None:
+            yield Edge(here, there, On.DEADLINE_PASSED, True)
+        for trigger, event in self._samples:
+            if (there := self._decided(here, trigger, event, seen)) is not None:
+                yield Edge(here, there, trigger, False)
+        if here.moment + 1 < self._moments:
+            yield Edge(here, replace(here, moment=here.moment + 1), None, False)
+
+    def _raised(self, here: Configuration) -> tuple[str, ...]:
+        if not here.entered:
+            return ()
+        state = self.machine.state(here.state)
+        if any(step.status is StepStatus.FAILED and not step.planned.optional for step in here.steps):
+            return (On.STEP_FAILED,)
+        settled = all(_passed(step) for step in here.steps)
+        waited = here.dwelled or state.dwell is None
+        return (On.COMPLETED,) if settled and waited and not (state.resting or state.final) else ()
+
+    def _decided(
+        self, here: Configuration, trigger: str, data: Closed | None, seen: Exploration
+    ) -> Configuration | None:
+        facts = self._facts(here, trigger, data)
+        try:
+            verdict = self._chart.decide(trigger, facts)
+            again = self._chart.decide(trigger, facts)
+        except Exception as error:  # noqa: BLE001  # whatever a guard raises is a finding, named with its place
+            seen.faults["guard_raised", f"{here.state} on {trigger}"] = f"{type(error).__name__}: {error}"
+            return None
+        if verdict != again:
+            seen.faults["not_pure", f"{here.state} on {trigger}"] = "the same facts gave two different verdicts"
+        if not isinstance(verdict, Move):
+            return None
+        seen.taken.add((here.state, trigger, verdict.target))
+        there = self._entered(here, verdict)
+        for state, proof in _PROOFS.items():
+            if verdict.target == state and here.state != state and proof not in there.proofs:
+                seen.faults["unproven_entry", f"{here.state} on {trigger}"] = (
+                    f"{state} is entered although its proof ({proof}) was not given"
+                )
+        return there
+
+    def _entered(self, here: Configuration, move: Move) -> Configuration:
+        data = {name: value for name, value in {**here.data, **move.changes}.items() if value is not None}
+        state = self.machine.state(move.target)
+        planned = plan(self.machine, state, self.system, data)
+        steps = tuple(StepFact(step, StepStatus.PLANNED, 1) for step in planned)
+        return Configuration(move.target, True, data, steps, here.moment, False, _proven(here))
+
+    def _facts(self, here: Configuration, trigger: str, data: Closed | None) -> Facts:
+        now = START + SPAN * here.moment
+        name = "operator.acted" if trigger.startswith("operator.") else trigger
+        event = Event("1", "explore", name, self.system.system, data if data is not None else Closed(), now, user="ana")
+        snapshot = Snapshot(
+            instance=self.instance,
+            system=self.system.system,
+            machine=self.machine.name,
+            machine_version=self.machine.version,
+            config_hash=STANDING,
+            epoch=1,
+            seq=int(here.entered),
+            state=here.state,
+            entry=int(here.entered),
+            entered_at=now,
+            data=dict(here.data),
+        )
+        return Facts(now, event, snapshot, self.system, here.steps)
+
+
+_PROOFS = {"operational": "checks", "shutting_down": "snapshot"}
+"""What must have been shown before these states are entered, whatever guards the table has."""
+
+_DOUBT = frozenset({"component.start", "component.stop", "participant.pause"})
+"""Actions after which earlier checks prove nothing any more."""
+
+
+def _proven(left: Configuration) -> frozenset[str]:
+    """The proofs that hold when `left` has been left, from the evidence alone."""
+    proofs = set(left.proofs)
+    actions = {step.planned.action for step in left.steps}
+    checks = [step for step in left.steps if step.planned.action == "check.run"]
+    if checks:
+        proofs.discard("checks")
+        if all(step.status is StepStatus.DONE and step.result.get("passed") is True for step in checks):
+            proofs.add("checks")
+    elif actions & _DOUBT:
+        proofs.discard("checks")
+    proofs.discard("snapshot")
+    read = {step.planned.action: step for step in left.steps if step.status is StepStatus.DONE}
+    sealed, back = read.get("snapshot.seal"), read.get("snapshot.verify")
+    if sealed and back and back.result.get("verified") and back.result.get("sha256") == sealed.result.get("sha256"):
+        proofs.add("snapshot")
+    return frozenset(proofs)
+
+
+class _Watch:
+    """The machine with a last guard on every transition that notes that it was taken."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.taken: set[int] = set()
+        self.machine = replace(
+            machine, transitions=tuple(self._watched(i, t) for i, t in enumerate(machine.transitions))
+        )
+
+    def _watched(self, index: int, transition: Transition) -> Transition:
+        changes = transition.changes
+
+        def noting(facts: Facts) -> Mapping[str, Json]:
+            self.taken.add(index)
+            return changes(facts) if changes is not None else {}
+
+        return replace(transition, changes=noting)
+
+
+def _open(steps: tuple[StepFact, ...]) -> Iterator[StepFact]:
+    """The steps that may be worked on now: the lowest position that is not settled."""
+    waiting = [step for step in steps if not _passed(step)]
+    if waiting:
+        lowest = min(step.planned.position for step in waiting)
+        yield from (s for s in waiting if s.planned.position == lowest and s.status is StepStatus.PLANNED)
+
+
+def _passed(step: StepFact) -> bool:
+    return step.status in SETTLED or (step.planned.optional and step.status is StepStatus.FAILED)
+
+
+def _possible(step: StepFact) -> tuple[Outcome, ...]:
+    action = step.planned.action
+    bad = (Outcome.BAD,) if EVIDENCE.get(action, ({}, None))[1] is not None else ()
+    # Both are settled without having been done; a participant's silence stands for its waiver too.
+    passed_over = Outcome.PROCEEDED if action.startswith("participant.") else Outcome.WAIVED
+    return (Outcome.GOOD, *bad, passed_over, Outcome.FAILED, Outcome.UNKNOWN)
+
+
+_STATUS = {
+    Outcome.GOOD: StepStatus.DONE,
+    Outcome.BAD: StepStatus.DONE,
+    Outcome.PROCEEDED: StepStatus.PROCEEDED,
+    Outcome.WAIVED: StepStatus.WAIVED,
+    Outcome.FAILED: StepStatus.FAILED,
+    Outcome.UNKNOWN: StepStatus.UNKNOWN,
+}
+
+
+def _settle(here: Configuration, step: StepFact, outcome: Outcome) -> Configuration:
+    good, bad = EVIDENCE.get(step.planned.action, ({}, None))
+    result = {Outcome.GOOD: good, Outcome.BAD: bad}.get(outcome) or {}
+    error = None if outcome in (Outcome.GOOD, Outcome.BAD) else outcome.value
+    ended = replace(step, status=_STATUS[outcome], result=result, error=error)
+    return replace(here, steps=tuple(ended if s is step else s for s in here.steps))
+
+
+_EXACT = frozenset({BUDGETS, "level", "breached_at", "critical_at", "measured_at"})
+"""What is told apart by value; of everything else only that it is remembered matters to the guards."""
+
+
+def _remembered(name: str, value: Json) -> str:
+    return repr(value) if name in _EXACT else ""
+
+
+def _outline(result: Mapping[str, Json]) -> str:
+    return repr(sorted(result.items()))
+
+
+def explorers(machine: Machine) -> Iterator[Explorer]:
+    """One for each abstract system: a single component; two components, a kept one, participants, two checks."""
+    for system in SYSTEMS:
+        for instance in instances(machine, system):
+            yield Explorer(machine, system, instance)
