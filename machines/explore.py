@@ -2,8 +2,7 @@
 
 Nothing is decided here. A configuration is a state, the progress of its steps, what the data remembers in outline, and
 the moment. The rules by which configurations follow each other are the engine's, in miniature: steps in positions,
-`step.failed`, `completed`, `deadline.passed`, a crash between any two of them. The verdicts are the real chart's on real
-facts.
+`step.failed`, `completed`, `deadline.passed`, a crash between any two. The verdicts are the real chart's on real facts.
 """
 
 from collections import deque
