@@ -236,7 +236,8 @@ def _answered(work: Work, live: Live, event: Event, answer: ParticipantAnswered)
     if row is None or row.status not in (StepStatus.WAITING, StepStatus.RUNNING):
         why = f"no step of {live.snapshot.state} waits for an answer to {answer.commandid}: too late, or not asked"
         return refuse(work, instance, event, (Reason(why),))
-    if row.planned.component != answer.component:
+    # A check names no component: its action knows whom it asked, and judges the answer.
+    if row.planned.component not in (None, answer.component):
         why = f"the command {answer.commandid} went to {row.planned.component}, not to {answer.component}"
         return refuse(work, instance, event, (Reason(why),))
     # A running step was answered before the runner could record that it waits: it finds the answer and goes on.

@@ -84,11 +84,13 @@ def silent(context: StepContext) -> bool:
 
 
 def answer(context: StepContext, component: str, command: Command) -> Answer:
-    """The answer in the step's row. Raises Permanent when it refused or says nonsense, Retry when it failed."""
+    """The answer in the step's row. Raises Permanent when it refused or it is no answer, Retry when it failed."""
     try:
         said = ParticipantAnswered.model_validate(context.row.answer)
     except ValidationError as error:
         raise Permanent(f"the answer of {component} to {command} cannot be read: {error}") from error
+    if said.component != component:
+        raise Permanent(f"{component} was asked to {command}, but {said.component} answered")
     _judge(component, command, said.outcome, said.detail)
     return Answer("amqp", said.digest, said.where, said.detail, dict(said.values))
 

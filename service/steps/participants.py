@@ -22,6 +22,8 @@ from service.steps.naming import process_name, the_component
 UNBOUND = timedelta(seconds=2)
 """How long to wait for a participant that runs and is not at the broker: it comes back after a broker's restart."""
 
+PROGRAM_SHARE = 0.9
+"""The share of the step's timeout that a program may take: ending it and saying so needs the rest."""
 Way = Literal["amqp"] | BySignal | ByCommand | None
 """How a component is told one command."""
 
@@ -71,7 +73,7 @@ class Tell:
             case None:
                 raise Permanent(f"{name} does not take the command {self.command}; its file names no way for it")
             case ByCommand() as way:
-                said = await run(context, name, self.command, way, context.row.planned.timeout)
+                said = await run(context, name, self.command, way, context.row.planned.timeout * PROGRAM_SHARE)
                 return await self.conclude(context, name, said)
 
     async def probe(self, context: StepContext) -> Done | None:
