@@ -117,9 +117,14 @@ class RabbitBroker:
         return BatchPublisher(self._publishing, say=self._say, declare_again=self._declare_again)
 
     async def _live(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._consuming.run())
-            group.create_task(self._publishing.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._consuming.run())
+                group.create_task(self._publishing.run())
+        except Exception as failure:
+            # A fault of ours: nobody would connect again. `available` shows it, this tells it, and `stop` raises it.
+            self._say("broker.failed", why=repr(failure))
+            raise
 
     async def _declare_again(self) -> None:
         await self._restore(await self._consuming.up(CONNECT_TIMEOUT), True)

@@ -76,6 +76,11 @@ async def ask(call: Awaitable[T], timeout: float = CALL_TIMEOUT) -> T:
         raise
     except (aiormq.AMQPError, OSError, RuntimeError) as error:
         raise Unavailable(SERVER, explain(error)) from error
+    except Exception as error:
+        # aiormq ends calls with a bare Exception when the connection was closed without a reason.
+        if type(error) is not Exception:
+            raise
+        raise Unavailable(SERVER, "the connection was closed while it was asked") from error
 
 
 def explain(error: BaseException) -> str:
@@ -159,8 +164,9 @@ class Link:
 
     async def cut(self) -> None:
         """Ends the current connection; `run` makes another."""
-        if self._connection is not None:
-            await close(self._connection)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close(connection)
 
     async def _connect(self) -> AbstractConnection:
         transport = TappedTransport()

@@ -62,6 +62,13 @@ class Consumer:
         """Consumes (again)."""
         self._wanted.set()
 
+    def take(self, limit: int) -> list[Delivery]:
+        """The oldest of the buffer; nothing of a channel that is dead, although nobody may have noticed yet."""
+        channel = self._channel
+        if channel is None or channel.is_closed or self._link.current is not channel.connection:
+            self.buffer.clear()
+        return [self.buffer.popleft() for _ in range(min(limit, len(self.buffer)))]
+
     async def ack(self, number: int, tag: int) -> None:
         """Acknowledges up to `tag` of the channel `number`; a closed channel's tags are passed over."""
         channel = self._channel
@@ -197,6 +204,7 @@ class RabbitLanes:
     ) -> None:
         """Nothing is consumed before `run`. `prefetch` is for each lane."""
         self._something = asyncio.Event()
+        self._failure: Exception | None = None
         self._paused = False
         self._resumed = asyncio.Event()
         self._resumed.set()
@@ -218,12 +226,21 @@ class RabbitLanes:
 
     async def run(self) -> None:
         """Keeps both lanes consuming until cancelled; their channels are closed then."""
-        async with asyncio.TaskGroup() as group:
-            for lane in self._lanes:
-                group.create_task(lane.run())
-            group.create_task(self._rest_when_paused_long())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in self._lanes:
+                    group.create_task(lane.run())
+                group.create_task(self._rest_when_paused_long())
+        except Exception as failure:
+            # A fault of ours, not of the broker. Whoever waits for deliveries must not wait for ever.
+            self._failure = failure
+            self._resumed.set()
+            self._something.set()
+            raise
 
     async def wait(self, timeout: float) -> None:
+        if self._failure is not None:
+            raise self._failure
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._resumed.wait()
@@ -236,7 +253,7 @@ class RabbitLanes:
             return ()
         taken: list[Delivery] = []
         for lane in self._lanes:
-            taken.extend(lane.buffer.popleft() for _ in range(min(limit - len(taken), len(lane.buffer))))
+            taken.extend(lane.take(limit - len(taken)))
         return tuple(taken)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
