@@ -60,7 +60,7 @@ class Chart:
         Pure: neither `facts` nor the chart changes. An exception of a guard or a change is the machine's fault and
         is raised as it is. Raises KeyError when the snapshot stands in a state that this machine does not have.
         """
-        state = facts.snapshot.state
+        state = str(facts.snapshot.state)
         if trigger not in self._possible[state]:
             return Absorbed() if trigger in self.machine.absorbs else Refusal((self._not_here(trigger, facts),))
         position = _Position(state, facts)

@@ -20,6 +20,7 @@ from machines.lifecycle_memory import (
     note_no_return,
     note_restart,
     note_up,
+    note_up_by_waiver,
     note_verified,
 )
 from machines.model import (
@@ -107,9 +108,9 @@ def _restored(system: System, data: Mapping[str, Json], now: datetime) -> dateti
     return now + system.restart.answer_within * len(system.components) + GRACE
 
 
-def not_yet_observed_so(facts: Facts) -> Reason | None:
-    """A look that is under way with this very configuration is not begun anew."""
-    return None if facts.snapshot.entry == 0 else configuration_changed(facts)
+def not_yet_observed(facts: Facts) -> Reason | None:
+    """A look that is under way goes on with the configuration it began with, like everything between two rests."""
+    return None if facts.snapshot.entry == 0 else Reason("the first look is under way")
 
 
 def configuration_changed(facts: Facts) -> Reason | None:
@@ -270,9 +271,9 @@ STATES = (
 )  # fmt: skip
 
 TRANSITIONS = (
-    # The first look. It changes nothing, so a changed configuration may begin it anew.
+    # The first look.
     Transition(
-        At.UNOBSERVED, "system.registered", At.UNOBSERVED, (not_yet_observed_so,), reason="observe every component"
+        At.UNOBSERVED, "system.registered", At.UNOBSERVED, (not_yet_observed,), reason="observe every component"
     ),
     Transition(At.UNOBSERVED, On.COMPLETED, At.VERIFYING, (all_running,), reason="everything was found running"),
     Transition(At.UNOBSERVED, On.COMPLETED, At.INITIALIZING, (), note_absent, "start what was found absent"),
@@ -308,7 +309,7 @@ TRANSITIONS = (
     # A waiver is a person's word to go on without the proof: components resume, but operational it is not.
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, reason="going on by a waiver"),
     Transition(At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified,), note_up, "up again"),
-    Transition(At.RESTORING, On.COMPLETED, At.DEGRADED, (), note_up, "up again by a waiver"),
+    Transition(At.RESTORING, On.COMPLETED, At.DEGRADED, (), note_up_by_waiver, "up again by a waiver"),
     # Found running and never touched: it goes on running, only not known to be well.
     Transition(
         At.VERIFYING, On.STEP_FAILED, At.DEGRADED, (as_it_was_found,), note_failure, "runs as it was found, unverified"

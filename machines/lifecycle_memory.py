@@ -9,8 +9,18 @@ from machines.model import Event, Facts, Reason, StepStatus
 from schemas.base import Json
 from schemas.events import RestartRequested
 
-ONE_RESTART = ("restart", "baseline", "system_snapshot", "digests", "down_since", "failure", "verified", "absent")
-"""What belongs to one restart (or first start) and goes with it."""
+ONE_RESTART = (
+    "restart",
+    "baseline",
+    "system_snapshot",
+    "digests",
+    "down_since",
+    "failure",
+    "verified",
+    "absent",
+    "waivers",
+)
+"""What belongs to one restart (or first start) and goes with it. The engine writes `waivers`."""
 
 
 def note_absent(facts: Facts) -> Mapping[str, Json]:
@@ -82,6 +92,13 @@ def note_up(facts: Facts) -> Mapping[str, Json]:
     seconds = (facts.now - datetime.fromisoformat(down)).total_seconds() if isinstance(down, str) else None
     times: dict[str, Json] = {"down_since": down, "up_at": facts.now.isoformat(), "downtime_seconds": seconds}
     return {**_forget(facts), "last_restart": {**about, **times}}
+
+
+def note_up_by_waiver(facts: Facts) -> Mapping[str, Json]:
+    """What was waived, by whom and until when stays to be seen for as long as the system is degraded by it."""
+    changes = dict(note_up(facts))
+    changes.pop("waivers", None)
+    return changes
 
 
 def restart_id(event: Event) -> str:
