@@ -3,6 +3,7 @@
 The object is what survives a simulated crash: engine objects are thrown away, the store lives on.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -128,6 +129,10 @@ class MemoryStore(WorkerSide, ReaderSide):
         """A text that is missing is empty, so that whoever needs it can say so."""
         used = {one.config_hash for one in self.tables.instances.values()}
         return {name: self.tables.configurations.get(name, "") for name in sorted(used)}
+
+    @door
+    async def machines_in_use(self) -> Mapping[tuple[str, int], int]:
+        return Counter((one.machine, one.machine_version) for one in self.tables.instances.values())
 
     @door
     async def prune(self, now: datetime) -> int:

@@ -23,48 +23,61 @@ class Listening:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._connection: Connection | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._failed = False
         self._heard: dict[tuple[str, str], asyncio.Event] = {}
-        self._connecting = asyncio.Lock()
-        self._next_try = 0.0
 
     async def wait(self, channel: str, payload: str, timeout: float) -> None:
         """Returns when a notification came since the last wait, when the connection was made anew, or in time."""
         heard = self._heard.setdefault((channel, payload), asyncio.Event())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._connected()
-                await heard.wait()
+                while not heard.is_set():
+                    if self._connection is not None and not self._connection.is_closed():
+                        await heard.wait()
+                    else:
+                        await self._open()
         heard.clear()
 
     async def close(self) -> None:
+        """Stops listening."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
         if self._connection is not None:
             self._connection.terminate()
 
-    async def _connected(self) -> None:
-        async with self._connecting:
-            if self._connection is not None and not self._connection.is_closed():
-                return
-            loop = asyncio.get_running_loop()
-            if loop.time() < self._next_try:
-                return
-            self._next_try = loop.time() + PAUSE
-            try:
-                async with asyncio.timeout(CONNECTING.total_seconds()):
-                    connection = await open_connection(self._dsn, SETTINGS, CONNECTING.total_seconds())
-                    try:
-                        for channel in (SIGNALS, STEPS):
-                            await connection.add_listener(channel, self._hear)
-                    except BaseException:
-                        connection.terminate()
-                        raise
-            except Exception as error:
-                if translate(error) is None:
+    async def _open(self) -> None:
+        # Goes on when its waiter's time is over: a slow server is reached by the next one.
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._connect())
+        opening = self._opening
+        await asyncio.wait({opening})
+        if not opening.cancelled():
+            opening.result()
+
+    async def _connect(self) -> None:
+        if self._failed:
+            await asyncio.sleep(PAUSE)
+        self._failed = True
+        try:
+            async with asyncio.timeout(CONNECTING.total_seconds()):
+                connection = await open_connection(self._dsn, SETTINGS, CONNECTING.total_seconds())
+                try:
+                    for channel in (SIGNALS, STEPS):
+                        await connection.add_listener(channel, self._hear)
+                except BaseException:
+                    connection.terminate()
                     raise
-                return
-            self._connection = connection
-            connection.add_termination_listener(self._wake_all)
-            # What was told while nobody listened is found by looking.
-            self._wake_all()
+        except Exception as error:
+            if translate(error) is None:
+                raise
+            return
+        self._failed = False
+        self._connection = connection
+        connection.add_termination_listener(self._wake_all)
+        # What was told while nobody listened is found by looking.
+        self._wake_all()
 
     def _hear(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         self._heard.setdefault((channel, str(payload)), asyncio.Event()).set()
