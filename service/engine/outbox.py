@@ -37,6 +37,7 @@ class Outbox:
         self._handed: set[int] = set()
         self._doubt = True
         self._more = False
+        self._reading = False
         self._event = asyncio.Event()
 
     @property
@@ -50,7 +51,10 @@ class Outbox:
 
     def offer(self, ids: Sequence[int], messages: Sequence[OutMessage]) -> None:
         """What a commit just wrote; passed over when the table is to be read anyway."""
-        if not (self._doubt or self._more or self.full):
+        if self._reading:
+            # What is being read may be older than this commit, and would take its place.
+            self._doubt = True
+        elif not (self._doubt or self._more or self.full):
             self._rows.extend(OutboxRow(i, m) for i, m in zip(ids, messages, strict=True))
         else:
             self._more = True
@@ -95,6 +99,7 @@ class Outbox:
     async def _read(self) -> None:
         # Lowered before the question is asked: a doubt that arises meanwhile asks again.
         self._doubt = False
+        self._reading = True
         limit = BOUND + len(self._sent) + len(self._handed) + 1
         try:
             rows = await self._store.unsent(self._ownership.shard, limit)
@@ -102,6 +107,8 @@ class Outbox:
             self._doubt = True
             await self._clock.sleep(0.2)
             return
+        finally:
+            self._reading = False
         gone = self._handed.union(self._sent)
         self._rows = deque(row for row in rows if row.id not in gone)
         self._more = len(self._rows) > BOUND
