@@ -34,6 +34,9 @@ from service.steps.registry import ACTIONS
 from service.web.health import Health
 from service.web.server import Web
 
+UPKEEP = 6 * 3600.0
+"""Seconds between two rounds of forgetting what is older than 30 days and preparing the log's coming months."""
+
 LOOK = 2.0
 """Seconds between two looks at the tables for health and the gauges."""
 
@@ -111,6 +114,7 @@ class _Service:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(web.serve())
                 tasks.create_task(self._look(store))
+                tasks.create_task(self._keep_up(store))
                 await self._until_up("PostgreSQL", lambda: self._take_stock(store))
                 await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards))
                 commands = await stack.enter_async_context(broker.commands())
@@ -204,6 +208,12 @@ class _Service:
             except Unavailable as error:
                 self._postgres_trouble = f"{error}; waiting for it"
             await self._clock.sleep(LOOK)
+
+    async def _keep_up(self, store: PostgresStore) -> None:
+        while True:
+            forgotten = await self._until_up("PostgreSQL", lambda: store.prune(self._clock.now()))
+            log.info("upkeep.done", events_forgotten=forgotten)
+            await self._clock.sleep(UPKEEP)
 
     def health(self) -> Health:
         """Asked by /readyz: from memory, at once."""
