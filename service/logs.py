@@ -15,7 +15,7 @@ from service.settings import LogFormat, Logs
 
 PASSWORD = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]*@", re.IGNORECASE)
 
-QUIET = ("aio_pika", "aiormq", "asyncio", "uvicorn")
+QUIET = ("aio_pika", "aiormq", "asyncio", "uvicorn", "transitions")
 """Libraries whose information is noise to an operator; their warnings stay."""
 
 

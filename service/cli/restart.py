@@ -99,9 +99,7 @@ async def _answer(
                     screen.say(f"refused: {'; '.join(reasons)}", Tone.BAD)
                 return Ending(row.state_to, restarted=False, reasons=reasons)
             if not quiet:
-                screen.say(
-                    f"accepted: {instance} is {row.state_to}; follow it with `relight watch {row.instance.split('/')[1]}.#`"
-                )
+                screen.say(f"accepted: {instance} is {row.state_to}; see `relight status` and `relight watch`")
             return Ending(row.state_to, restarted=False)
         await asyncio.sleep(0.1)
     raise RelightError(

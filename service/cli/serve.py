@@ -2,24 +2,24 @@
 
 import asyncio
 import os
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from schemas.events import Right
 from schemas.system import System
 from service.cli.console import Screen
+from service.cli.ending import Signals, Told
 from service.cli.home import find, only_one, remove_endpoints, write_endpoints
 from service.cli.render import Tone
 from service.errors import Unavailable
 from service.settings import Http, Settings
 
 if TYPE_CHECKING:
-    from service.embedded import Embedded
+    from service.embedded import Embedded, Endpoints
     from service.embedded.users import BrokerUser
 
 
@@ -30,11 +30,23 @@ def serve(settings: Settings, screen: Screen, paths: Sequence[Path]) -> int:
 
     systems = load_systems(paths)
     logs.configure(settings.logs)
-    with only_one(settings.servers.home), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_until_told(_serve(settings, screen, systems), screen))
+    signals = Signals(
+        lambda: screen.note("relight: ending; the systems' processes go on running"),
+        lambda: screen.note("relight: already ending; a moment"),
+    )
+    signals.listen()
+    # The private servers are started as another user, which only the standard loop can; the service has a faster one.
+    with (
+        only_one(settings.servers.home),
+        asyncio.Runner() as plain,
+        asyncio.Runner(loop_factory=_fast_loop()) as fast,
+        suppress(Told),
+    ):
+        _serve(settings, screen, systems, signals, plain, fast)
+    return 0
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
@@ -42,64 +54,57 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _until_told(service: Coroutine[Any, Any, None], screen: Screen) -> int:
-    """Ends the service at the first signal, cleanly; later signals change nothing, for the end is under way."""
-    running = asyncio.create_task(service)
-    told = False
-
-    def end() -> None:
-        nonlocal told
-        if told:
-            screen.note("relight: already ending; a moment")
-        else:
-            told = True
-            screen.note("relight: ending; the systems' processes go on running")
-            running.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
-    try:
-        await running
-    except asyncio.CancelledError:
-        if not told:
-            raise
-    return 0
-
-
-async def _serve(settings: Settings, screen: Screen, systems: dict[str, System]) -> None:
-    from service import app
-
+def _serve(
+    settings: Settings,
+    screen: Screen,
+    systems: dict[str, System],
+    signals: Signals,
+    plain: asyncio.Runner,
+    fast: asyncio.Runner,
+) -> None:
     settings = replace(settings, http=_with_free_port(settings, screen))
-    async with _servers(settings, screen, systems) as (postgres_url, amqp_url):
-        addresses = app.Addresses(postgres_url, amqp_url)
-        await app.serve(settings, systems, addresses, ready=lambda: _banner(settings, screen, systems))
-
-
-@asynccontextmanager
-async def _servers(settings: Settings, screen: Screen, systems: dict[str, System]) -> AsyncIterator[tuple[str, str]]:
-    """PostgreSQL's and RabbitMQ's URLs: those of the settings, or private servers, migrated and with users."""
     servers = settings.servers
     if not servers.embedded:
         found = find(servers)
         api = servers.rabbitmq_api.get_secret_value() if servers.rabbitmq_api is not None else None
-        await _limits(screen, found.amqp_url, api)
-        yield found.postgres_url, found.amqp_url
+        signals.run(plain, _limits(screen, found.amqp_url, api))
+        signals.run(fast, _service(settings, screen, systems, found.postgres_url, found.amqp_url))
         return
-    from service.adapters.postgres import migrate
     from service.embedded import Embedded
 
     screen.note(f"relight: starting the private PostgreSQL and RabbitMQ in {servers.home / 'servers'}")
     embedded = Embedded(servers.home / "servers")
-    endpoints = await embedded.start()
+    endpoints = signals.run(plain, embedded.start())
     try:
-        await migrate(endpoints.postgres_url)
-        await _users(embedded, servers.home, systems)
-        await _limits(screen, endpoints.amqp_url, endpoints.management_url)
-        write_endpoints(servers.home, endpoints, f"http://{settings.http.http_host}:{settings.http.http_port}")
-        yield endpoints.postgres_url, endpoints.amqp_url
+        signals.run(plain, _prepare(embedded, endpoints, settings, screen, systems))
+        signals.run(fast, _service(settings, screen, systems, endpoints.postgres_url, endpoints.amqp_url))
     finally:
         remove_endpoints(servers.home)
-        await asyncio.shield(embedded.stop())
+        signals.finish(plain, embedded.stop())
+
+
+async def _prepare(
+    embedded: "Embedded", endpoints: "Endpoints", settings: Settings, screen: Screen, systems: dict[str, System]
+) -> None:
+    """The private servers' tables, users and limits, and the note for the other commands."""
+    from service.adapters.postgres import migrate
+    from service.embedded.users import provide_users
+
+    home = settings.servers.home
+    await migrate(endpoints.postgres_url)
+    await provide_users(embedded.rabbit, broker_users(systems.values()), home / "users")
+    os.environ["RELIGHT_USERS"] = str(home / "users")
+    await _limits(screen, endpoints.amqp_url, endpoints.management_url)
+    write_endpoints(home, endpoints, f"http://{settings.http.http_host}:{settings.http.http_port}")
+
+
+async def _service(
+    settings: Settings, screen: Screen, systems: dict[str, System], postgres_url: str, amqp_url: str
+) -> None:
+    from service import app
+
+    addresses = app.Addresses(postgres_url, amqp_url)
+    await app.serve(settings, systems, addresses, ready=lambda: _banner(settings, screen, systems))
 
 
 async def _limits(screen: Screen, amqp_url: str, api: str | None) -> None:
@@ -114,13 +119,6 @@ async def _limits(screen: Screen, amqp_url: str, api: str | None) -> None:
         await set_limits(api, vhost)
     except Unavailable as error:
         screen.note(f"relight: the broker's limits were not set ({error}); going on without them")
-
-
-async def _users(embedded: "Embedded", home: Path, systems: dict[str, System]) -> None:
-    from service.embedded.users import provide_users
-
-    await provide_users(embedded.rabbit, broker_users(systems.values()), home / "users")
-    os.environ["RELIGHT_USERS"] = str(home / "users")
 
 
 def broker_users(systems: Iterable[System]) -> "list[BrokerUser]":
