@@ -20,7 +20,19 @@ from service.ports import Broker, Clock, Ownership, Store
 MARGIN = 0.2
 """The share of a lease that is given up for safety: work stops when less than this is left."""
 
+AFTER_A_FAULT = 2.0
+"""Seconds before an owner that broke strives for the lease again: a fault that stays must not become a busy loop."""
+
 log = structlog.get_logger()
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The errors in a group of groups."""
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
 
 
 class Owner:
@@ -80,7 +92,12 @@ class Owner:
                 tasks.create_task(self._renew(ownership))
                 tasks.create_task(self._decide(ownership))
         except* LostLease as lost:
-            log.warning("owner.lost", shard=self.shard, why=str(lost.exceptions[0]))
+            log.warning("owner.lost", shard=self.shard, why="; ".join(map(str, leaves(lost))))
+        except* Exception:
+            # A fault of our own. Everything that matters is in the tables, so beginning anew is safe; the lease is
+            # given back, and another replica, perhaps without the fault, may be quicker.
+            log.exception("owner.broke", shard=self.shard, then=f"strives for the lease again in {AFTER_A_FAULT:g}s")
+            await self._clock.sleep(AFTER_A_FAULT)
         finally:
             self.owns = False
             metrics.SHARDS_OWNED.dec()

@@ -121,7 +121,8 @@ class Runner:
             if isinstance(error, LostLease):
                 log.info("runner.claim_over", instance=row.key.instance, step=row.key.name, why=str(error))
             elif isinstance(error, Exception):
-                raise error
+                # The row stays claimed until its lease ends; then it is claimed again, and probed first.
+                log.error("runner.broke", instance=row.key.instance, step=row.key.name, exc_info=error)
 
     async def _renew(self, row: StepRow) -> None:
         left = self._lease.total_seconds()
