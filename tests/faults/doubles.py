@@ -1,0 +1,82 @@
+"""Components of the system under fire: small real processes, and programs that tell them. Standard library only.
+
+Each effect is a line that the effect itself writes, under the idempotency key it was given. Run as a program:
+`run` is the process of a component; `pause`, `flush`, `report` and `resume` are what its participant is told.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+
+def note(what: str, key: str | None = None) -> bool:
+    """Writes that an effect happened; False, and nothing is written, when that key had its effect before."""
+    component, effects = os.environ["RELIGHT_COMPONENT"], Path(os.environ["EFFECTS"])
+    with effects.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        if key is not None and any(json.loads(line)["key"] == key for line in file):
+            return False
+        file.write(json.dumps({"component": component, "what": what, "key": key, "pid": os.getpid()}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+def run() -> None:
+    """A component: holds a count in memory, loads it from what it flushed before, and ends when it is told."""
+    state = os.environ.get("RELIGHT_STATE")
+    content = Path(state.removeprefix("file://")).read_bytes() if state else b'{"count": 0}'
+    memory().write_bytes(content)
+    note("start")
+    fresh = loaded().with_suffix(".new")
+    fresh.write_text(hashlib.sha256(content).hexdigest() if state else "")
+
+    def end(_: int, __: FrameType | None) -> None:
+        loaded().unlink()
+        note("stop")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    for ignored in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(ignored, signal.SIG_IGN)
+    fresh.replace(loaded())  # from here on it can be asked and told
+    while True:
+        signal.pause()
+
+
+def tell(command: str) -> None:
+    """What a participant does when it is told: once for a key, and the same answer each time."""
+    if not loaded().exists():
+        sys.exit("not up yet")
+    answer: dict[str, object] = {"outcome": "done"}
+    if command != "report":
+        first = note(command, os.environ["RELIGHT_COMMAND_ID"])
+        if command == "resume" and first:
+            memory().write_text(json.dumps({"count": json.loads(memory().read_bytes())["count"] + 1}))
+    if command == "flush":
+        content = memory().read_bytes()
+        place = memory().with_suffix(f".{hashlib.sha256(content).hexdigest()[:12]}.flushed")
+        place.write_bytes(content)
+        answer |= {"digest": hashlib.sha256(content).hexdigest(), "where": f"file://{place}"}
+    if command == "report" and loaded().read_text():
+        answer["digest"] = loaded().read_text()
+    answer["values"] = json.loads(memory().read_bytes())
+    print(json.dumps(answer))
+
+
+def memory() -> Path:
+    return Path(os.environ["EFFECTS"]).with_name(f"{os.environ['RELIGHT_COMPONENT']}.memory")
+
+
+def loaded() -> Path:
+    return memory().with_suffix(".loaded")
+
+
+if __name__ == "__main__":
+    run() if sys.argv[1] == "run" else tell(sys.argv[1])
