@@ -102,9 +102,10 @@ def alive(pid: int) -> bool:
         os.waitpid(pid, os.WNOHANG)
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        # The first thread may have ended while others still hold the process's ports and files.
+        return state not in (b"Z", b"X") or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (OSError, IndexError):
         return False
-    return state not in (b"Z", b"X")
 
 
 def marked(variable: str, value: str) -> list[int]:
