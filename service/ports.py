@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NewType, Protocol
+from typing import Literal, NewType, Protocol
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from schemas.base import Json
@@ -497,6 +497,14 @@ class StatusReader(Protocol):
 
     def watch(self, binding: str) -> AsyncIterator[tuple[str, bytes]]:
         """(routing key, body) of every notification that matches the topic binding, from now on."""
+        ...
+
+    def watching(self, binding: str) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, bytes]]]:
+        """The same, entered once the binding stands: whatever is published inside the block is seen."""
+        ...
+
+    def replay(self, offset: Literal["first"] | datetime = "first") -> AsyncIterator[tuple[str, bytes]]:
+        """What the status log holds, oldest first, until caught up. From a moment: some earlier ones may come too."""
         ...
 
 
