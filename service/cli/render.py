@@ -74,6 +74,8 @@ class _Group:
     parts: dict[str, str] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
     tone: Tone = Tone.PLAIN
+    since: datetime | None = None
+    """When the last part came."""
 
     def text(self) -> str:
         return " | ".join(part for part in self.parts.values() if part)
@@ -90,6 +92,7 @@ class Story:
         self._status = ""
         self._group: _Group | None = None
         self._waits: dict[str, tuple[datetime, WaitData]] = {}
+        self._due: datetime | None = None
         self._paused_at: datetime | None = None
         self._stopped = False
         self._document = ""
@@ -108,9 +111,18 @@ class Story:
         return (*self.tick(said.at), *self._take(said))
 
     def tick(self, now: datetime) -> tuple[Line, ...]:
-        """The waits that have lasted long enough by `now` to be worth a line."""
+        """The waits that have lasted long enough by `now` to be worth a line, and what has ended some time ago."""
+        return (*self._settled(now), *self._overdue(now))
+
+    def _settled(self, now: datetime) -> Iterator[Line]:
+        group = self._group
+        if group is not None and group.since is not None and now - group.since >= PATIENCE:
+            yield from self._flush(group.since)
+
+    def _overdue(self, now: datetime) -> Iterator[Line]:
         due = [name for name, (since, _) in self._waits.items() if now - since >= PATIENCE]
-        return tuple(line for name in due for line in self._waited(self._waits.pop(name)[1], now))
+        for name in due:
+            yield from self._waited(self._waits.pop(name)[1], now)
 
     def close(self) -> tuple[Line, ...]:
         """What is still in the making, as a line: nothing more will come."""
@@ -129,6 +141,8 @@ class Story:
                     self.ending = Ending(said.state or "", restarted=False, reasons=tuple(said.reasons))
             case StepData():
                 yield from self._step(said)
+            case WaitData() if said.step is None and said.until is not None and said.until == self._due:
+                pass  # the heading has said so
             case WaitData():
                 self._waits.setdefault(said.step or "", (said.at, said))
 
@@ -146,8 +160,8 @@ class Story:
             yield self._line(said.at, heading, self._about(said), Tone.HEADING)
 
     def _about(self, said: TransitionData) -> str:
-        due = said.snapshot.dwell_until
-        parts = [short(said.reason)]
+        due = self._due = said.snapshot.dwell_until
+        parts = [short(said.reason.removesuffix(": point of no return"))]
         if due is not None and due > said.at:
             parts.append(f"pause at {clock(due, self._zone)}; cancel until shutdown")
         parts.append(by(said.event.user))
@@ -175,6 +189,7 @@ class Story:
             group = self._group = _Group(said.entry, what)
         name = str(said.result.get("title") or target)
         if said.outcome not in ("started", "waiting"):
+            group.since = said.at
             group.open.discard(target)
             self._waits.pop(said.step, None)
         if isinstance(said.result.get("url"), str):

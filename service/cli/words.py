@@ -94,4 +94,4 @@ def evidence(result: Mapping[str, Json]) -> str:
                 words.append("(paused)")
             case _:
                 pass
-    return " ".join(words)
+    return " ".join(dict.fromkeys(words))
