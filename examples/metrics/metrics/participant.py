@@ -26,6 +26,8 @@ WITHIN = 10.0
 """Seconds for one question to the broker."""
 REMEMBERED = 200
 """Commands whose answers are kept, for when they come again."""
+AWAY = (OSError, TimeoutError, aio_pika.exceptions.AMQPError)
+"""What an absent broker looks like."""
 
 
 class Refused(Exception):  # noqa: N818  # an answer, not an error
@@ -44,28 +46,41 @@ class Participant:
         self._user = unquote(urlsplit(url).username or "")
         self._system, self._component = system, component
         self._perform = perform
+        self._said = ""
         self._token = 0
         self._done: dict[str, dict[str, Any]] = {}
         self._unsent: dict[str, dict[str, Any]] = {}
 
     async def run(self) -> None:
         """Never returns; says on standard output when it lost the broker and when it has it again."""
-        said = ""
+        this = asyncio.current_task()
         while True:
             try:
                 await self._listen()
-            except (TimeoutError, OSError, aio_pika.exceptions.AMQPError) as error:
-                if said != (said := f"the broker is away: {type(error).__name__}"):
-                    print(said, flush=True)
+            except AWAY as error:
+                self._say(f"the broker is away: {type(error).__name__}")
+            except asyncio.CancelledError:
+                # The client's own: it cancels what waits on a connection that broke. Ours are counted.
+                if this is None or this.cancelling():
+                    raise
+                self._say("the broker is away: cut off in the middle")
             await asyncio.sleep(AGAIN_AFTER)
 
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            print(text, flush=True)
+        self._said = text
+
     async def _listen(self) -> None:
-        connection = await aio_pika.connect(
-            self._url, timeout=WITHIN, client_properties={"connection_name": self._user}
-        )
-        async with connection:
+        """One connection, from its beginning to its end."""
+        properties: dict[str, Any] = {"connection_name": self._user}
+        connection = await aio_pika.connect(self._url, timeout=WITHIN, client_properties=properties)
+        lost = asyncio.Event()
+        connection.close_callbacks.add(lambda *_: lost.set())
+        try:
             channel = await connection.channel()
-            await channel.set_qos(prefetch_count=1)
+            channel.close_callbacks.add(lambda *_: lost.set())
+            await channel.set_qos(prefetch_count=1, timeout=WITHIN)
             # The exchanges are Relight's: used as they are, never declared from here.
             events = await channel.get_exchange("relight.events", ensure=False)
             name = f"{self._system}.{self._component}.{uuid.uuid4()}"
@@ -78,13 +93,20 @@ class Participant:
                 await self._on_message(message, events)
 
             await queue.consume(on_message, timeout=WITHIN)
-            print("listening for commands", flush=True)
-            await self._until_deaf(channel, queue)
+            self._say("listening for commands")
+            await self._until_deaf(channel, queue, lost)
+        finally:
+            with contextlib.suppress(*AWAY):
+                async with asyncio.timeout(WITHIN):
+                    await connection.close()
 
-    async def _until_deaf(self, channel: AbstractChannel, queue: AbstractQueue) -> None:
-        """Returns when the channel is closed or the broker has no consumer of ours any more."""
-        while not channel.is_closed:
-            await asyncio.sleep(LOOK_AT_CONSUMER)
+    async def _until_deaf(self, channel: AbstractChannel, queue: AbstractQueue, lost: asyncio.Event) -> None:
+        """Returns when connection or channel are closed, or the broker has no consumer of ours any more."""
+        while not lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AT_CONSUMER):
+                    await lost.wait()
+                    return
             known = await channel.declare_queue(queue.name, passive=True, timeout=WITHIN)
             if not known.declaration_result.consumer_count:
                 return
@@ -100,7 +122,7 @@ class Participant:
                 return
             answer = await self._answer(commandid, command, token, expires, data.get("arguments") or {})
             self._unsent[commandid] = answer
-            with contextlib.suppress(OSError, aio_pika.exceptions.AMQPError, asyncio.TimeoutError):
+            with contextlib.suppress(*AWAY):
                 await self._send(events, commandid)
 
     async def _answer(

@@ -106,8 +106,8 @@ class Postgres:
         aside = self._home / "pwfile"
         write_private(aside, password)
         self._own(aside)
-        command: list[str | Path] = [_programs() / "initdb", "-D", self._data, "-U", USER, f"--pwfile={aside}", "--auth=scram-sha-256"]
-        command += ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        command: list[str | Path] = [_programs() / "initdb", "-D", self._data, "-U", USER, f"--pwfile={aside}"]
+        command += ["--auth=scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         done = subprocess.run(
             command,
             cwd="/",
