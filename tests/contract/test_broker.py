@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,8 +17,10 @@ from schemas.events import Lane
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.rabbitmq import RabbitBroker, RabbitStatusReader
 from service.clock import SystemClock
-from service.errors import Unavailable
+from service.errors import Retry, Unavailable
 from service.ports import Delivery, Lanes, OutMessage, Publisher, Sent
+from tests.simulation import virtual
+from tests.simulation.virtual import VirtualClock
 
 SOON = 10.0
 """Seconds for something that must happen; a busy machine takes a few."""
@@ -382,3 +385,82 @@ async def test_both_connections_are_reported_available(bench: Bench) -> None:
     async with bench.broker.publisher() as publisher:
         await publisher.publish([transition(1)])
     assert dict(bench.broker.available()) == {"consuming": True, "publishing": True}
+
+
+# --- what only the broker in memory can do, for simulations: in virtual time, the same way every time
+
+
+def late(routing_key: str) -> float:
+    return 3600.0 if "metric" in routing_key.split(".")[1] else 0.0
+
+
+def test_late_events_arrive_when_they_are_due_and_not_before() -> None:
+    async def story() -> None:
+        clock = VirtualClock()
+        broker = MemoryBroker(clock)
+        await broker.declare(["metrics"], {"metrics": 0})
+        broker.delay = late
+        async with broker.lanes(0) as lanes:
+            broker.put("metrics.metric.observed", b"late")
+            broker.put("metrics.restart.requested", b"now")
+            await lanes.wait(10)
+            assert bodies(list(lanes.take(10))) == ["now"]
+            await lanes.wait(1800)
+            assert (clock.monotonic(), lanes.take(10)) == (1800.0, ())
+            await lanes.wait(86_400)
+            assert (clock.monotonic(), bodies(list(lanes.take(10)))) == (3600.0, ["late"])
+
+    virtual.run(story())
+
+
+def test_doubled_and_shuffled_events_are_the_same_for_the_same_seed() -> None:
+    async def story(seed: int) -> list[str]:
+        broker = MemoryBroker(VirtualClock())
+        await broker.declare(["metrics"], {"metrics": 0})
+        for number in range(8):
+            broker.put("metrics.metric.observed", f"m{number}".encode())
+        assert broker.duplicate("relight.intake.metrics.0")
+        broker.shuffle("relight.intake.metrics.0", random.Random(seed).shuffle)
+        async with broker.lanes(0) as lanes:
+            return bodies(list(lanes.take(100)))
+
+    first = virtual.run(story(1))
+    assert sorted(first) == sorted([*(f"m{number}" for number in range(8)), "m0"])
+    assert first == virtual.run(story(1))
+    assert first != virtual.run(story(2))
+
+
+def test_connection_cut_in_mid_batch_leaves_a_part_published_and_the_publisher_uncertain() -> None:
+    async def story() -> None:
+        broker = MemoryBroker(VirtualClock())
+        async with broker.publisher() as publisher:
+            broker.cut_publish_after = 2
+            with pytest.raises(Unavailable):
+                await publisher.publish([transition(n) for n in range(5)])
+            assert [logged.body for logged in broker.log] == [b'{"n": 0}', b'{"n": 1}']
+            assert await publisher.publish([transition(n) for n in range(5)]) == (Sent.CONFIRMED,) * 5
+        assert len(broker.log) == 7
+
+    virtual.run(story())
+
+
+def test_broker_that_is_away_answers_nobody_and_keeps_everything() -> None:
+    async def story() -> None:
+        broker = MemoryBroker(VirtualClock())
+        await broker.declare(["metrics"], {"metrics": 0})
+        async with broker.lanes(0) as lanes, broker.publisher() as publisher, broker.commands() as commands:
+            broker.put("metrics.restart.requested", b"held")
+            assert bodies(list(lanes.take(1))) == ["held"]
+            broker.away = True
+            assert dict(broker.available()) == {"consuming": False, "publishing": False}
+            await lanes.wait(5)
+            assert lanes.take(1) == ()
+            with pytest.raises(Unavailable):
+                await publisher.publish([transition(1)])
+            with pytest.raises(Retry):
+                await commands.send("metrics.calculator.pause", "c", "{}")
+            broker.away = False
+            (again,) = lanes.take(1)
+            assert (again.body, again.redelivered) == (b"held", True)
+
+    virtual.run(story())

@@ -8,6 +8,9 @@ from service.adapters.rabbitmq.publisher import BatchPublisher
 from service.errors import Retry, Unavailable
 from service.ports import Clock, OutMessage, Sent
 
+LONGEST_EXPIRATION = 2**32 - 1
+"""Milliseconds; on anything longer RabbitMQ closes the channel."""
+
 
 class RabbitCommands:
     """The port `Commands`."""
@@ -34,6 +37,7 @@ class RabbitCommands:
         """Milliseconds until the command expires. The participant judges by the data; this only saves it the work."""
         try:
             expires = datetime.fromisoformat(json.loads(body)["data"]["expires"])
-            return max(0, round((expires - self._clock.now()).total_seconds() * 1000))
+            left = max(0, round((expires - self._clock.now()).total_seconds() * 1000))
+            return left if left <= LONGEST_EXPIRATION else None
         except (ValueError, KeyError, TypeError):
             return None

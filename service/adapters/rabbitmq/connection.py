@@ -25,7 +25,7 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for one attempt to connect, and for whoever needs a connection at once."""
 CALL_TIMEOUT = 15.0
 """Seconds for one answer of the server; a quorum queue that elects a leader takes a few."""
-CLOSE_TIMEOUT = 3.0
+CLOSE_TIMEOUT = 2.0
 """Seconds for a polite goodbye; then the socket is cut, which gives the messages back as well."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between attempts: doubled from the first to the longest."""
@@ -57,7 +57,7 @@ def pauses() -> Iterator[float]:
 
 
 async def ask(call: Awaitable[T], timeout: float = CALL_TIMEOUT) -> T:
-    """The answer of an aiormq call, or Unavailable; a refusal by the server is raised as it is (AMQPChannelError).
+    """The answer of an aiormq call, or Unavailable; a refusal by the server is raised as it is.
 
     aiormq ends its calls with CancelledError when a connection dies. Only a cancellation of our own task may pass as
     one: taken for it, a dying connection would look like a request to stop.
@@ -72,7 +72,7 @@ async def ask(call: Awaitable[T], timeout: float = CALL_TIMEOUT) -> T:
         raise Unavailable(SERVER, "the connection was lost while it was asked") from None
     except TimeoutError:
         raise Unavailable(SERVER, f"no answer within {timeout:.0f} s") from None
-    except aiormq.AMQPChannelError:
+    except (aiormq.AMQPChannelError, aiormq.DeliveryError):
         raise
     except (aiormq.AMQPError, OSError, RuntimeError) as error:
         raise Unavailable(SERVER, explain(error)) from error
@@ -116,6 +116,7 @@ class Link:
         self._url = URL(url).update_query(heartbeat=str(heartbeat), name=f"relight {name}")
         self._clock, self._say = clock, say
         self._connection: AbstractConnection | None = None
+        self._transport: TappedTransport | None = None
         self._is_up = asyncio.Event()
 
     @property
@@ -160,13 +161,19 @@ class Link:
                 self._say("broker.away", connection=self.name, why=explain(why) if why else "the connection ended")
             finally:
                 self._connection = None
-                await close(connection)
+                if not await close(connection):
+                    self._abort()
 
     async def cut(self) -> None:
-        """Ends the current connection; `run` makes another."""
+        """Ends the current connection without a word, for the server may not be listening; `run` makes another."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._abort()
             await close(connection)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     async def _connect(self) -> AbstractConnection:
         transport = TappedTransport()
@@ -174,16 +181,20 @@ class Link:
         try:
             await ask(connection.connect(), CONNECT_TIMEOUT)
         except BaseException:
+            transport.abort()
             await close(connection)
             raise
-        self.tap = transport.tap
+        self.tap, self._transport = transport.tap, transport
         return connection
 
 
-async def close(connection: AbstractConnection) -> None:
-    """Says goodbye and closes, within CLOSE_TIMEOUT; never raises but for our own cancellation."""
-    with contextlib.suppress(Unavailable, aiormq.AMQPError):
+async def close(connection: AbstractConnection) -> bool:
+    """Says goodbye and closes; False when that took longer than CLOSE_TIMEOUT. Raises only our own cancellation."""
+    try:
         await ask(connection.close(), CLOSE_TIMEOUT)
+    except (Unavailable, aiormq.AMQPError):
+        return False
+    return True
 
 
 async def blocked(connection: AbstractConnection) -> bool:

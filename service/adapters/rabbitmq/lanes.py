@@ -114,6 +114,8 @@ class Consumer:
             if tap is None or self._link.current is not connection:
                 raise Unavailable("RabbitMQ", "the connection was lost while a lane was opened")
             self._over.clear()
+            if not self._wanted.is_set():
+                self._over.set()
             self._cancelled = False
             self._channel, self._number = channel, next(self._numbers)
             channel.on_consumer_cancel_callbacks.add(self._on_cancel)
@@ -205,7 +207,7 @@ class RabbitLanes:
         """Nothing is consumed before `run`. `prefetch` is for each lane."""
         self._something = asyncio.Event()
         self._failure: Exception | None = None
-        self._paused = False
+        self._paused = asyncio.Event()
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._clock = clock
@@ -249,7 +251,7 @@ class RabbitLanes:
                     await self._something.wait()
 
     def take(self, limit: int) -> tuple[Delivery, ...]:
-        if self._paused:
+        if self._paused.is_set():
             return ()
         taken: list[Delivery] = []
         for lane in self._lanes:
@@ -266,23 +268,22 @@ class RabbitLanes:
                 await lane.ack(number, tag)
 
     def pause(self) -> None:
-        self._paused = True
         self._resumed.clear()
+        self._paused.set()
 
     def resume(self) -> None:
-        self._paused = False
+        self._paused.clear()
         self._resumed.set()
         for lane in self._lanes:
             lane.work()
 
     async def _rest_when_paused_long(self) -> None:
         while True:
-            await self._resumed.wait()
-            while not self._paused:
-                await self._clock.sleep(LONG_PAUSE / 10)
+            await self._paused.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LONG_PAUSE):
                     await self._resumed.wait()
-                    continue
+                continue
             for lane in self._lanes:
                 lane.rest()
+            await self._resumed.wait()

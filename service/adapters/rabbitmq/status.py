@@ -28,8 +28,8 @@ from service.adapters.rabbitmq.names import STATUS_EXCHANGE, STATUS_LOG
 from service.errors import Unavailable
 from service.ports import Clock
 
-HEARTBEAT = 10
-"""Seconds: nothing depends on how soon a watcher is missed."""
+HEARTBEAT = 5
+"""Seconds: an outage is noticed after at most 18, well within the overlap below."""
 AT_ONCE = 500
 """Notifications of the stream on their way at once."""
 QUIET = 2.0

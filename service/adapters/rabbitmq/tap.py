@@ -134,9 +134,15 @@ class TappedTransport(TransportFactory):
 
     def __init__(self) -> None:
         self.tap: Tap | None = None
+        self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, limit=READ_BYTES, **kwargs)
-        self.tap = Tap(reader)
+        self.tap, self._writer = Tap(reader), writer
         return self.tap, writer  # type: ignore[return-value]  # the three methods aiormq calls are all here
+
+    def abort(self) -> None:
+        """Cuts the socket, whatever is still to be written."""
+        if self._writer is not None:
+            self._writer.transport.abort()
