@@ -1,0 +1,60 @@
+"""A process dies where it was told to, at the passage it was told, and nowhere else."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from service.crash import NAMES, parse
+from service.errors import Misconfigured
+
+PASSES = """
+from service.crash import crash_point
+for number in (1, 2, 3):
+    crash_point("outbox.after_confirm")
+    print(number)
+"""
+
+
+def run(at: str | None, program: str = PASSES) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "RELIGHT_CRASH_AT"}
+    if at is not None:
+        environment["RELIGHT_CRASH_AT"] = at
+    command = [sys.executable, "-u", "-c", program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(("at", "passed"), [("outbox.after_confirm:2", "1\n"), ("outbox.after_confirm", "")])
+def test_it_dies_at_the_passage_it_was_told(at: str, passed: str) -> None:
+    ended = run(at)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, passed)
+
+
+@pytest.mark.parametrize("at", [None, "", "runner.after_claim:1", "outbox.after_confirm:4"])
+def test_it_lives_when_it_never_passes_there(at: str | None) -> None:
+    ended = run(at)
+    assert (ended.returncode, ended.stdout) == (0, "1\n2\n3\n")
+
+
+def test_a_misspelt_place_is_refused_at_the_start() -> None:
+    ended = run("outbox.after_confirmed:1")
+    assert ended.returncode == 1
+    assert "there is no crash point 'outbox.after_confirmed'" in ended.stderr
+
+
+def test_an_undeclared_place_is_noticed_as_soon_as_any_is_armed() -> None:
+    ended = run("runner.after_claim:1", "from service.crash import crash_point\ncrash_point('nowhere')")
+    assert "'nowhere' is not declared" in ended.stderr
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1.5"])
+def test_a_passage_is_a_number_from_one(number: str) -> None:
+    with pytest.raises(Misconfigured, match="not a number from 1"):
+        parse(f"intake.after_commit:{number}")
+
+
+def test_every_place_says_what_is_true_there() -> None:
+    assert all(len(sentence) > 20 for sentence in NAMES.values())
+    assert parse("intake.after_ack:7") == ("intake.after_ack", 7)
