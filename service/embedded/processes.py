@@ -50,28 +50,34 @@ async def run(
     stdin: str = "",
     timeout: float,
 ) -> Finished:
-    """Run a short command to its end; it is killed when the deadline passes, and `TimeoutError` raised."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    """Run a short command to its end; it is killed when the deadline passes, and `TimeoutError` raised.
+
+    In a thread, not by the event loop: uvloop cannot start a process as another user.
+    """
+    switch = account is not None and account.switch
+    process = await asyncio.to_thread(
+        subprocess.Popen,
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment(env or {}),
         cwd="/",
         start_new_session=True,
-        user=account.uid if account and account.switch else None,
-        group=account.gid if account and account.switch else None,
-        extra_groups=[] if account and account.switch else None,
+        user=account.uid if account and switch else None,
+        group=account.gid if account and switch else None,
+        extra_groups=[] if switch else None,
     )
+    talk = asyncio.ensure_future(asyncio.to_thread(process.communicate, stdin.encode()))
     try:
         async with asyncio.timeout(timeout):
-            output, errors = await process.communicate(stdin.encode())
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.shield(process.wait())
-    return Finished(process.returncode or 0, output.decode("utf-8", "replace"), errors.decode("utf-8", "replace"))
+            output, errors = await asyncio.shield(talk)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.shield(talk)
+        raise
+    return Finished(process.returncode, output.decode("utf-8", "replace"), errors.decode("utf-8", "replace"))
 
 
 def start_detached(
