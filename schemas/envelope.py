@@ -28,7 +28,7 @@ class CloudEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     specversion: Literal["1.0"]
-    id: Annotated[str, Field(min_length=1, max_length=200)]
+    id: Annotated[str, Field(min_length=1, max_length=300)]
     source: Annotated[str, Field(min_length=1, max_length=300)]
     type: Annotated[str, Field(min_length=1, max_length=200)]
     subject: Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
@@ -36,8 +36,8 @@ class CloudEvent(BaseModel):
     datacontenttype: Literal["application/json"] = "application/json"
     traceparent: Annotated[str, Field(max_length=55)] | None = None
     tracestate: Annotated[str, Field(max_length=512)] | None = None
-    causationid: Annotated[str, Field(max_length=500)] | None = None
-    correlationid: Annotated[str, Field(max_length=500)] | None = None
+    causationid: Annotated[str, Field(max_length=700)] | None = None
+    correlationid: Annotated[str, Field(max_length=700)] | None = None
     causationdepth: Annotated[int, Field(ge=0, le=1000)] = 0
     data: dict[str, Json]
 
@@ -94,14 +94,10 @@ def _validate(raw: dict[str, Json], routing_key: str | None) -> Read | Rejected:
     if kind is None:
         return Rejected((f"the type {envelope.type!r} is not known",), system=system, **about)
     if routing_key is not None and routing_key != f"{system}.{name}":
-        reason = (
-            f"the routing key {routing_key!r} does not agree with subject and type: expected {system}.{name}"
-        )
+        reason = f"the routing key {routing_key!r} does not agree with subject and type: expected {system}.{name}"
         return Rejected((reason,), system=system, **about)
     if envelope.causationdepth > MAX_CAUSATION:
-        reason = (
-            f"the causation chain has {envelope.causationdepth} links; at most {MAX_CAUSATION} are allowed"
-        )
+        reason = f"the causation chain has {envelope.causationdepth} links; at most {MAX_CAUSATION} are allowed"
         return Rejected((reason,), system=system, **about)
     try:
         data = kind.data.model_validate(envelope.data)
@@ -115,9 +111,7 @@ def explain(error: ValidationError, root: str = "") -> tuple[str, ...]:
     lines = []
     for item in error.errors(include_url=False, include_context=False):
         path = ".".join([root] * bool(root) + [str(part) for part in item["loc"]]) or "body"
-        given = (
-            "" if item["type"] in ("missing", "extra_forbidden") else f" (given {str(item['input'])[:80]!r})"
-        )
+        given = "" if item["type"] in ("missing", "extra_forbidden") else f" (given {str(item['input'])[:80]!r})"
         lines.append(f"{path}: {item['msg']}{given}")
     return tuple(lines)
 

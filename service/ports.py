@@ -3,6 +3,7 @@
 Rows are frozen dataclasses; adapters turn them into their library's shape and back.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -26,6 +27,17 @@ EPOCH_BITS = 40
 def epoch_of(token: Token) -> int:
     """The generation of Relight's database in which the token was given."""
     return token >> EPOCH_BITS
+
+
+MAX_ID = 220
+"""Characters of an id that we make: AMQP carries 255 bytes of a message id, and suffixes are put on some."""
+
+
+def short_id(text: str) -> str:
+    """`text` itself, or if it is too long for a message id, its beginning and the SHA-256 of the whole: still stable."""
+    if len(text) <= MAX_ID:
+        return text
+    return f"{text[: MAX_ID - 33]}~{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 class Clock(Protocol):
@@ -114,7 +126,11 @@ class StepKey:
     @property
     def command_id(self) -> str:
         """Names the effect of this step, whatever the attempt: the idempotency key of a participant's command."""
-        return f"{self.instance}:{self.entry}:{self.name}"
+        whole = f"{self.instance}:{self.entry}:{self.name}"
+        if len(whole) <= MAX_ID:
+            return whole
+        # The instance stays readable: an answer finds its way by it.
+        return f"{self.instance}:{self.entry}:~{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

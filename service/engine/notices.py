@@ -8,7 +8,7 @@ from machines.model import Event, Snapshot
 from schemas.base import Json
 from schemas.envelope import CONTENT_TYPE
 from service.engine.records import canonical, cause, snapshot_document
-from service.ports import OutMessage
+from service.ports import OutMessage, short_id
 
 STATUS_EXCHANGE = "relight.status"
 SOURCE = "relight"
@@ -136,6 +136,8 @@ def _message(
     event: Event | None = None,
     at: datetime | None = None,
 ) -> OutMessage:
+    # What arrived may have an id of any length; ours must fit into a message id.
+    unique = short_id(unique)
     envelope: dict[str, Any] = {
         "specversion": "1.0",
         "id": unique,

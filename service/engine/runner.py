@@ -249,7 +249,7 @@ class Runner:
         key = row.key
         body = {
             "specversion": "1.0",
-            "id": f"{key.command_id}:{row.attempt}:{outcome}:{row.token}",
+            "id": f"{key.command_id}:{row.attempt}:{outcome}:{row.token}",  # at most 220 and some 40 characters
             "source": "relight/runner",
             "type": "relight.step.reported",
             "subject": row.system,

@@ -22,11 +22,12 @@ from schemas.events import (
 )
 from schemas.notifications import NOTIFICATIONS
 from schemas.system import System
+from service.engine import notices
 from service.engine.decide import Outcome, decide
 from service.engine.definitions import Definitions
 from service.engine.records import fold
 from service.engine.work import Live, Work
-from service.ports import Prepared, Token
+from service.ports import Prepared, StepKey, Token
 
 NOW = datetime(2026, 3, 1, 1, 45, tzinfo=UTC)
 LIFECYCLE = InstanceId("lifecycle/metrics")
@@ -307,3 +308,17 @@ def test_a_retry_by_a_person_gives_the_step_its_attempts_again() -> None:
     assert desk.tell("operator.acted", act) is Outcome.APPLIED
     row = desk.live.steps["pause:reporter"]
     assert (row.status, row.attempt) == (StepStatus.READY, 0)
+
+
+def test_ids_of_any_length_that_arrive_still_make_notifications_that_amqp_can_carry() -> None:
+    long = notices.rejection("metrics", ("why",), {}, 1, NOW, f"{'s' * 300}:{'i' * 300}:{'h' * 64}")
+    other = notices.rejection("metrics", ("why",), {}, 1, NOW, f"{'s' * 300}:{'i' * 300}:{'g' * 64}")
+    assert len(long.message_id.encode()) <= 255
+    assert long.message_id != other.message_id
+
+
+def test_a_step_of_the_longest_names_reports_with_an_id_that_is_taken_in() -> None:
+    key = StepKey(InstanceId("/".join("abc"[n] * 63 for n in range(3))), 10**9, f"{'s' * 63}:{'c' * 63}")
+    assert len(key.command_id) <= 220
+    assert key.command_id.split(":")[0] == key.instance
+    assert key.command_id != StepKey(key.instance, key.entry, f"{'s' * 63}:{'d' * 63}").command_id
