@@ -12,6 +12,8 @@ from service.errors import Permanent, Retry
 
 LARGEST = 1 << 30
 """Bytes that are read back at most: a document is held in memory to be hashed."""
+NOT_TO_BE_MENDED = (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+"""What only a person can change; everything else (disk full, mount away) may be over at the next attempt."""
 WITHIN = 120.0
 """Seconds for one document; a disk or a mount that hangs must not hold a step for ever."""
 
@@ -42,7 +44,7 @@ async def _within(url: str, work: Coroutine[None, None, bytes]) -> bytes:
             return await work
     except TimeoutError as error:
         raise Retry(f"{url} did not answer within {WITHIN:.0f} s; look at the disk or the mount") from error
-    except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+    except NOT_TO_BE_MENDED as error:
         raise Permanent(f"{url}: {error.strerror}") from error
     except OSError as error:
         raise Retry(f"{url}: {error.strerror or error}") from error

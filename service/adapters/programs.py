@@ -10,6 +10,8 @@ from datetime import timedelta
 from service.children import base_environment
 from service.errors import Permanent, Retry
 
+LOOK = 0.01
+"""Seconds between two looks at whether it has ended."""
 KEPT = 64 * 1024
 """Bytes kept of each stream; the rest is read and dropped, so that a talkative program does not block."""
 
@@ -39,18 +41,24 @@ class LocalPrograms:
         assert process.stdout is not None  # noqa: S101  # asked for above
         assert process.stderr is not None  # noqa: S101
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
-                output, errors, status = await asyncio.gather(
-                    _head(process.stdout), _head(process.stderr), process.wait()
-                )
+            async with asyncio.timeout(timeout.total_seconds()), asyncio.TaskGroup() as tasks:
+                output = tasks.create_task(_head(process.stdout))
+                errors = tasks.create_task(_head(process.stderr))
+                while process.returncode is None:  # noqa: ASYNC110  # `wait` also waits for whoever holds its pipes
+                    await asyncio.sleep(LOOK)
+                # What it left in the background holds our pipes, and nobody asked for it.
+                _end_group(process.pid)
         except TimeoutError as error:
             raise Retry(f"{command[0]} did not end within {timeout.total_seconds():g} s and was ended") from error
         finally:
-            # Also after a good end: what it started in the background holds our pipes and nobody's attention.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end_group(process.pid)
             await asyncio.shield(process.wait())
-        return status, output, errors
+        return process.returncode or 0, output.result(), errors.result()
+
+
+def _end_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 async def _head(stream: asyncio.StreamReader) -> str:
