@@ -10,7 +10,6 @@ from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.base import Duration, format_duration
@@ -35,6 +34,15 @@ def _scheme(*allowed: str) -> AfterValidator:
         parts = urlsplit(value.get_secret_value())
         if parts.scheme not in allowed or not parts.hostname:
             raise ValueError(f"is not a URL like {allowed[0]}://user:password@host:port/name")
+        return value
+
+    return AfterValidator(check)
+
+
+def _between(least: timedelta, most: timedelta) -> AfterValidator:
+    def check(value: timedelta) -> timedelta:
+        if not least <= value <= most:
+            raise ValueError(f"should be from {format_duration(least)} to {format_duration(most)}")
         return value
 
     return AfterValidator(check)
@@ -82,13 +90,13 @@ class Engine(_Concern):
     shards: Annotated[int, Field(ge=1, le=256)] = 1
     """Default: 1. Slices of the systems; more let more replicas decide at once. The same on every replica."""
 
-    lease: Annotated[Duration, Field(ge=timedelta(seconds=2), le=timedelta(minutes=5))] = timedelta(seconds=10)
+    lease: Annotated[Duration, _between(timedelta(seconds=2), timedelta(minutes=5))] = timedelta(seconds=10)
     """Default: 10s. How long an owner may decide without renewing: after a crash another takes over this much later."""
 
     batch: Annotated[int, Field(ge=1, le=5000)] = 200
     """Default: 200 events. Most that one transaction takes in; larger ones gain little and delay a cancel."""
 
-    linger: Annotated[Duration, Field(ge=timedelta(0), le=timedelta(milliseconds=100))] = timedelta(milliseconds=2)
+    linger: Annotated[Duration, _between(timedelta(0), timedelta(milliseconds=100))] = timedelta(milliseconds=2)
     """Default: 2ms. How long a batch waits for company, only while another is in flight."""
 
     prefetch: Annotated[int, Field(ge=1, le=65_535)] = 600
@@ -149,7 +157,7 @@ class Settings:
                 found[name] = concern()
             except ValidationError as error:
                 problems += [
-                    f"{PREFIX}{str(item['loc'][0]).upper()}: {_plain(item)}"
+                    f"{PREFIX}{str(item['loc'][0]).upper()}: {_plain(item['msg'])}"
                     for item in error.errors(include_url=False, include_input=False)
                 ]
         servers = found.get("servers")
@@ -163,23 +171,19 @@ class Settings:
         return cls(**found)  # type: ignore[arg-type]  # each name has its own class, as listed above
 
 
-def _plain(item: ErrorDetails) -> str:
-    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    for bound in item.get("ctx", {}).values():
-        if isinstance(bound, timedelta):
-            message = message.replace(repr(bound), format_duration(bound))
-    return message
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should", "should")
 
 
 def strangers(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Variables that look like ours and are not: a misspelt setting would otherwise be a silent default."""
-    known = {f"{PREFIX}{name.upper()}" for concern in (Servers, Engine, Http, Logs) for name in concern.model_fields}
+    known = {name.upper() for concern in (Servers, Engine, Http, Logs) for name in concern.model_fields}
     lines = []
     for name in sorted(environ):
         short = name.removeprefix(PREFIX)
-        if name == short or name in known or short in OTHERS or short.startswith("TEST_"):
+        if name == short or short in known or short in OTHERS or short.startswith("TEST_"):
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        near = difflib.get_close_matches(short, known, n=1, cutoff=0.75)
         if near:
-            lines.append(f"{name} is no setting of Relight and was ignored; did you mean {near[0]}?")
+            lines.append(f"{name} is no setting of Relight and was ignored; did you mean {PREFIX}{near[0]}?")
     return tuple(lines)
