@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.embedded.errors import EmbeddedError
+from service.embedded.node import RabbitPorts
 from service.embedded.postgres import PostgresServer
 from service.embedded.processes import PAUSE
-from service.embedded.rabbitmq import RabbitPorts, RabbitServer
+from service.embedded.rabbitmq import RabbitServer
 
 __all__ = ["Embedded", "EmbeddedError", "Endpoints", "PostgresServer", "RabbitPorts", "RabbitServer"]
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from service.embedded import ports, processes
+from service.embedded import node, processes
 from service.embedded.errors import EmbeddedError, tail
 from service.embedded.management import Management
+from service.embedded.node import RabbitPorts
 from service.embedded.place import Account, private_directory, settle, unsettle, write_private
 from service.embedded.programs import epmd_program, rabbitmq_programs
 
@@ -33,64 +34,6 @@ CTL_DEADLINE = 60.0
 
 PORT_CHOICES = 3
 """How often other ports are chosen when somebody was faster."""
-
-MARK = "RELIGHT_EMBEDDED_RABBITMQ"
-"""An environment variable by which all processes of one server are found again, its shell and helpers too."""
-
-PLUGINS = "[rabbitmq_management,rabbitmq_stream].\n"
-
-ERLANG = (
-    # Loopback for the distribution port; schedulers that sleep instead of spinning on a small machine.
-    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
-)
-
-
-ELECT = """
-Waiting = fun() ->
-    [Name || System <- [quorum_queues, coordination],
-             {Name, _} <- (try ra_directory:list_registered(System) catch _:_ -> [] end),
-             is_pid(whereis(Name)),
-             case ets:lookup(ra_state, Name) of
-                 [Row] when element(2, Row) =:= leader -> false;
-                 _ -> ra:trigger_election({Name, node()}), true
-             end]
-end,
-Elect = fun Again(0) -> Waiting();
-            Again(Left) -> case Waiting() of [] -> []; _ -> timer:sleep(100), Again(Left - 1) end
-end,
-Elect(300).
-"""
-"""Makes every quorum queue and stream of this only node elect its leader, for at most 30 s; lists those without.
-
-A queue whose member was recovered as a new one (see `write_out`; also rabbitmq-server issue 10070) waits for ever for
-a leader, and whatever is asked of it meanwhile is never answered.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class RabbitPorts:
-    """All ports of one node, on 127.0.0.1. `tools` is what rabbitmqctl itself listens on while it runs."""
-
-    amqp: int
-    management: int
-    stream: int
-    distribution: int
-    epmd: int
-    tools: int
-
-    @classmethod
-    def choose(cls, before: "RabbitPorts | None" = None) -> "RabbitPorts":
-        """Those of the last time as far as they are free, others for the rest."""
-        names = ("amqp", "management", "stream", "distribution", "epmd", "tools")
-        chosen: dict[str, int] = {}
-        for name in names:
-            old = getattr(before, name) if before else 0
-            chosen[name] = old if old and ports.is_free(old) else ports.free_port(chosen.values())
-        return cls(**chosen)
-
-    def all(self) -> tuple[int, ...]:
-        """As numbers."""
-        return (self.amqp, self.management, self.stream, self.distribution, self.epmd, self.tools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +96,7 @@ class RabbitServer:
     @property
     def pids(self) -> list[int]:
         """All its processes, epmd among them, for tests that end them."""
-        return processes.marked(MARK, str(self.home))
+        return processes.marked(node.MARK, str(self.home))
 
     def running(self) -> bool:
         """Whether its Erlang machine lives, whoever started it."""
@@ -180,10 +123,10 @@ class RabbitServer:
 
     async def stop(self) -> None:
         """Stop it cleanly, then its epmd. Does nothing when it does not run."""
-        node = self._node()
-        if node is not None:
+        machine = self._node()
+        if machine is not None:
             everyone = [pid for pid in self.pids if processes.program(pid) != "epmd"]
-            processes.send([node], signal.SIGTERM)
+            processes.send([machine], signal.SIGTERM)
             await processes.gone(everyone, STOP_DEADLINE)
         await self._end_all()
 
@@ -310,52 +253,15 @@ class RabbitServer:
         return next((pid for pid in self.pids if processes.program(pid).startswith("beam")), None)
 
     def _environment(self) -> dict[str, str]:
-        home, chosen = self.home, self.ports
-        return {
-            MARK: str(home),
-            "HOME": str(home),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(chosen.epmd),
-            "ERL_CRASH_DUMP_BYTES": "0",
-            "RABBITMQ_NODENAME": "relight@localhost",
-            "RABBITMQ_DIST_PORT": str(chosen.distribution),
-            "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(home / "log"),
-            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
-            "RABBITMQ_PID_FILE": str(home / "pid"),
-            "RABBITMQ_FEATURE_FLAGS_FILE": str(home / "feature_flags"),
-            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG,
-            "RABBITMQ_CTL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_CTL_DIST_PORT_MIN": str(chosen.tools),
-            "RABBITMQ_CTL_DIST_PORT_MAX": str(chosen.tools),
-        }
+        return node.environment(self.home, self.ports)
 
     def _write_files(self) -> None:
         record = self._known()
-        settings = {
-            "listeners.tcp.1": f"127.0.0.1:{record.ports.amqp}",
-            "management.tcp.ip": "127.0.0.1",
-            "management.tcp.port": str(record.ports.management),
-            "stream.listeners.tcp.1": f"127.0.0.1:{record.ports.stream}",
-            "stream.advertised_host": "127.0.0.1",
-            "stream.advertised_port": str(record.ports.stream),
-            # Made at the first start only; there is then no user named guest.
-            "default_user": USER,
-            "default_pass": record.password,
-            "default_user_tags.administrator": "true",
-            "disk_free_limit.absolute": "200MB",
-            "log.file.level": "info",
-            "log.file.rotation.size": "10000000",
-            "log.file.rotation.count": "2",
-            **self._settings,
-        }
+        settings = node.settings(record.ports, USER, record.password, self._settings)
         text = "".join(f"{name} = {value}\n" for name, value in settings.items())
         write_private(self.home / "rabbitmq.conf", text, self._account)
         write_private(self.home / "advanced.config", "[].\n", self._account)
-        write_private(self.home / "enabled_plugins", PLUGINS, self._account)
+        write_private(self.home / "enabled_plugins", node.PLUGINS, self._account)
         cookie = self.home / ".erlang.cookie"
         if not cookie.exists():
             write_private(cookie, secrets.token_hex(24), self._account)
@@ -412,7 +318,7 @@ class RabbitServer:
     async def _elect_leaders(self) -> None:
         if not (self.home / "mnesia" / "relight@localhost" / "quorum").exists():
             return
-        left = (await self.ctl("eval", ELECT)).strip()
+        left = (await self.ctl("eval", node.ELECT)).strip()
         if left != "[]":
             raise EmbeddedError(f"queues of the private RabbitMQ found no leader: {left}", log=self.log)
 
