@@ -42,7 +42,7 @@ class Seal:
     twice_is_safe = True
 
     def plan(self, step: PlannedStep, system: System) -> str:
-        return f"seal the system snapshot as {system.state_url('snapshots', '<restart>.json')}"
+        return f"seal the system snapshot as {system.state_url('snapshots')}/<restart>.json"
 
     async def perform(self, context: StepContext) -> Done:
         """Result: `url`, `sha256` (hex), `bytes`. Raises Permanent outside of a restart."""
