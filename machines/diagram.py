@@ -39,9 +39,13 @@ def _by_status(machine: Machine) -> dict[str, list[State]]:
 
 def _arrows(machine: Machine) -> Iterator[str]:
     arrows: dict[tuple[str, str], list[str]] = {}
+    tried: set[tuple[str, str]] = set()
     for transition in machine.transitions:
         for source in transition.sources:
-            arrows.setdefault((source, transition.target), []).append(_label(transition))
+            other = (source, transition.trigger) in tried and not transition.guards
+            tried.add((source, transition.trigger))
+            label = _label(transition) + (", otherwise" if other else "")
+            arrows.setdefault((source, transition.target), []).append(label)
     for (source, target), labels in arrows.items():
         yield f"    {_id(source)} --> {_id(target)} : {'<br/>'.join(dict.fromkeys(labels))}"
 

@@ -122,14 +122,10 @@ class Explorer:
         """Goes on until the state is left, nobody acting: each line of the table ends as `fate` says, else well."""
         seen = Exploration()
         state = here.state
-        for _ in range(100):
-            if here.state != state:
-                return here
-            then = self.advance(here, fate, seen)
-            if then is None:
-                return here
-            here = then
-        return here
+        then: Configuration | None = here
+        while then is not None and then.state == state:
+            here, then = then, self.advance(then, fate, seen)
+        return then or here
 
     def crashes(self, here: Configuration) -> Iterator[Configuration]:
         """What a restarted Relight finds: the next step was interrupted (one attempt more); it reads its files anew."""
@@ -141,7 +137,9 @@ class Explorer:
         yield resumed
         for trigger, event in self._samples:
             if isinstance(event, SystemRegistered):
-                yield self._decided(resumed, trigger, event, seen) or resumed
+                moved = self._decided(resumed, trigger, event, seen)
+                if moved is not None:
+                    yield moved
 
     def advance(self, here: Configuration, fate: Mapping[str, Outcome], seen: Exploration) -> Configuration | None:
         state = self.machine.state(here.state)
@@ -196,7 +194,7 @@ class Explorer:
         facts = self._facts(here, trigger, data)
         try:
             verdict = self._chart.decide(trigger, facts)
-            again = self._chart.decide(trigger, facts)
+            again = self._chart.decide(trigger, facts) if isinstance(verdict, Move) else verdict
         except Exception as error:  # noqa: BLE001  # whatever a guard raises is a finding, named with its place
             seen.faults["guard_raised", f"{here.state} on {trigger}"] = f"{type(error).__name__}: {error}"
             return None
@@ -336,7 +334,7 @@ def _outline(result: Mapping[str, Json]) -> str:
 
 
 def explorers(machine: Machine) -> Iterator[Explorer]:
-    """One for each abstract system: a single component; two components, a kept one, participants, two checks."""
+    """One for each abstract system and each instance that the machine has for it."""
     for system in SYSTEMS:
         for instance in instances(machine, system):
             yield Explorer(machine, system, instance)

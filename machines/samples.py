@@ -45,7 +45,14 @@ def _system(name: str, components: dict[str, Json], verify: list[Json]) -> Syste
 
 _CHECK: Json = {"sql": "db", "query": "select true"}
 SYSTEMS = (
-    _system("one", {"worker": {"process": ["worker"]}, "store": {"process": ["store"], "keep": True}}, [_CHECK]),
+    _system(
+        "one",
+        {
+            "worker": {"process": ["worker"], "participant": {"resume": {"signal": "USR2"}}},
+            "store": {"process": ["store"], "keep": True},
+        },
+        [_CHECK],
+    ),
     _system(
         "two",
         {

@@ -1,0 +1,213 @@
+"""A random walk of the lifecycle beside a second, hand-written table that knows only names: both agree throughout.
+
+The table below was written from the design, not from `machines/lifecycle.py`; it takes nothing from it but the machine.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from machines.lifecycle import LIFECYCLE
+from machines.model import Absorbed, Move, Refusal, StepStatus, Verdict
+from schemas.events import Act
+from tests.unit.machine_desk import Desk
+
+NOTIFYING, PRESERVING, RESUMING = (f"preparing_for_restart.{w}" for w in ("notifying", "preserving", "resuming"))
+INITIALIZING, VERIFYING, RESTORING = (f"starting_up.{w}" for w in ("initializing", "verifying", "restoring"))
+DOWN = ("shutting_down", INITIALIZING, VERIFYING, RESTORING)
+RESTS = ("operational", "degraded", "halted")
+
+ON_REQUEST = {"operational": NOTIFYING, "degraded": NOTIFYING}
+ON_CANCEL = {NOTIFYING: RESUMING, PRESERVING: RESUMING}
+ON_ABORT = {**ON_CANCEL, "unobserved": "degraded", "halted": "degraded"}
+ON_RETRY = {"halted": INITIALIZING}
+ON_ADOPT = {"halted": "unobserved", "degraded": "unobserved"}
+ON_HANDS_OFF = dict.fromkeys(DOWN, "halted")
+ON_TROUBLE = {**ON_CANCEL, "unobserved": "degraded", RESUMING: "degraded", **ON_HANDS_OFF}
+
+STEPS = {
+    "unobserved": ["observe:store", "observe:calculator", "observe:reporter"],
+    NOTIFYING: ["tell", "baseline:0", "baseline:1"],
+    PRESERVING: ["pause:reporter", "pause:calculator", "flush:calculator", "seal", "verify_snapshot"],
+    RESUMING: ["resume:calculator", "check:0", "check:1"],
+    "shutting_down": ["stop:reporter", "stop:calculator", "confirm_stopped"],
+    INITIALIZING: ["start:store", "start:calculator", "start:reporter"],
+    VERIFYING: ["compare", "check:0", "check:1"],
+    RESTORING: ["resume:store", "resume:calculator", "complete"],
+}
+RECORDED_ONLY = {NOTIFYING: ("baseline",), RESUMING: ("check",)}
+NEEDS_PROOF = {"observe": ("running",), "check": ("passed",), "verify_snapshot": ("verified",)}
+
+
+@dataclass
+class Hand:
+    """What the second table keeps: where it stands, what ended well, and three facts about the past."""
+
+    state: str = "unobserved"
+    ended: dict[str, str] = field(default_factory=dict)
+    in_restart: bool = False
+    started_here: bool = False
+    proven: bool = False
+    waited: bool = False
+
+    def enter(self, state: str) -> None:
+        if state in (*RESTS[:2], "unobserved"):
+            self.in_restart = self.started_here = False
+        if state in (*RESTS, RESUMING, PRESERVING):
+            self.proven = False
+        if state == NOTIFYING:
+            self.in_restart = True
+        if state == INITIALIZING and self.state == "unobserved":
+            self.started_here = True
+        self.state, self.ended, self.waited = state, {}, False
+
+    def missing(self) -> list[str]:
+        return [name for name in STEPS.get(self.state, []) if name not in self.ended]
+
+    def after_the_last_step(self) -> str:
+        well = all(how == "well" for how in self.ended.values())
+        match self.state:
+            case "unobserved":
+                return VERIFYING if well else INITIALIZING
+            case "preparing_for_restart.notifying":
+                return PRESERVING
+            case "preparing_for_restart.preserving":
+                proven = self.ended["verify_snapshot"] == "well" and self.ended["seal"] == "well"
+                return "shutting_down" if proven else RESUMING
+            case "preparing_for_restart.resuming":
+                checks = [how for name, how in self.ended.items() if name.startswith("check")]
+                return "operational" if all(how == "well" for how in checks) else "degraded"
+            case "shutting_down":
+                return INITIALIZING
+            case "starting_up.initializing":
+                return VERIFYING
+            case "starting_up.verifying":
+                self.proven = well
+                return RESTORING
+            case _:
+                return "operational" if self.proven else "degraded"
+
+    def in_trouble(self) -> str:
+        untouched = self.state == VERIFYING and not self.in_restart and not self.started_here
+        return "degraded" if untouched else ON_TROUBLE[self.state]
+
+
+class LifecycleWalk(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk = Desk(LIFECYCLE, "lifecycle/metrics")
+        self.hand = Hand()
+
+    def agreed(self, verdict: Verdict, target: str | None) -> None:
+        if target is None:
+            assert isinstance(verdict, Refusal)
+            assert all(reason.strip() for reason in verdict.reasons)
+        else:
+            assert isinstance(verdict, Move)
+            assert verdict.target == target
+            self.hand.enter(target)
+
+    @rule()
+    def register(self) -> None:
+        first = self.desk.snapshot.entry == 0
+        verdict = self.desk.register(self.desk.snapshot.config_hash)
+        if first:
+            self.agreed(verdict, "unobserved")
+        else:
+            assert verdict == Absorbed()
+
+    @rule(number=st.integers(0, 3))
+    def register_anew(self, number: int) -> None:
+        new = f"configuration {number}"
+        changed = new != self.desk.snapshot.config_hash
+        moves = self.desk.snapshot.entry == 0 or (changed and self.hand.state in RESTS)
+        verdict = self.desk.register(new)
+        if moves:
+            assert isinstance(verdict, Move)
+            assert verdict.target == self.hand.state
+            self.hand.ended = {}
+        else:
+            assert verdict == Absorbed()
+
+    @rule()
+    def request(self) -> None:
+        self.agreed(self.desk.request(), ON_REQUEST.get(self.hand.state))
+
+    @rule()
+    def cancel(self) -> None:
+        self.agreed(self.desk.cancel(), ON_CANCEL.get(self.hand.state))
+
+    @rule(act=st.sampled_from([Act.ABORT, Act.RETRY, Act.ADOPT, Act.HANDS_OFF, Act.WAIVE]))
+    def act(self, act: Act) -> None:
+        table = {Act.ABORT: ON_ABORT, Act.RETRY: ON_RETRY, Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
+        self.agreed(self.desk.act(act), table.get(act, {}).get(self.hand.state))
+
+    @precondition(lambda self: self.desk.snapshot.deadline_at is not None)
+    @rule()
+    def let_the_deadline_pass(self) -> None:
+        target = self.hand.in_trouble()
+        self.agreed(self.desk.pass_deadline(), target)
+
+    @precondition(lambda self: self.desk.snapshot.entry > 0 and self.hand.missing())
+    @rule(how=st.sampled_from(["well", "well", "well", "well", "badly", "waived", "failed"]))
+    def end_the_next_step(self, how: str) -> None:
+        name = self.hand.missing()[0]
+        line = name.split(":")[0]
+        target = self._target(name, line, how)
+        match how:
+            case "well":
+                self.desk.end(name)
+            case "badly":
+                self.desk.end(name, **dict.fromkeys(NEEDS_PROOF.get(line, ("nothing",)), False))
+            case "waived":
+                self.desk.end(name, StepStatus.WAIVED)
+            case _:
+                self.desk.end(name, StepStatus.FAILED, error="broken")
+        if target is not None:
+            self.hand.enter(target)
+
+    def _target(self, name: str, line: str, how: str) -> str | None:
+        if how == "failed" and line not in RECORDED_ONLY.get(self.hand.state, ()):
+            return self.hand.in_trouble()
+        # Done is done where nobody looks at what was returned.
+        looked_at = line in NEEDS_PROOF or line == "seal"
+        self.hand.ended[name] = "well" if how == "badly" and not looked_at else how
+        if self.hand.missing() or (self.hand.state == NOTIFYING and not self.hand.waited):
+            return None
+        return self.hand.after_the_last_step()
+
+    @precondition(lambda self: self.hand.state == NOTIFYING and not self.hand.waited)
+    @rule()
+    def let_the_notice_pass(self) -> None:
+        self.hand.waited = True
+        assert self.desk.snapshot.dwell_until is not None
+        self.desk.now = self.desk.snapshot.dwell_until
+        if not self.hand.missing():
+            self.hand.enter(PRESERVING)
+            self.desk._progress()
+
+    @invariant()
+    def both_stand_in_the_same_state(self) -> None:
+        assert self.desk.state == self.hand.state
+
+    @invariant()
+    def the_same_steps_are_planned(self) -> None:
+        if self.desk.snapshot.entry > 0:
+            assert list(self.desk.steps) == STEPS.get(self.hand.state, [])
+
+    @invariant()
+    def a_restart_is_remembered_exactly_while_it_lasts(self) -> None:
+        assert ("restart" in self.desk.data) == self.hand.in_restart
+
+    @invariant()
+    def nothing_waits_without_a_deadline(self) -> None:
+        if self.desk.snapshot.entry > 0:
+            assert (self.desk.snapshot.deadline_at is None) == (self.hand.state in RESTS)
+
+
+LifecycleWalk.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+TestLifecycleWalk = LifecycleWalk.TestCase
