@@ -47,7 +47,7 @@ _passed = 0
 
 def arm(text: str | None) -> None:
     """Says where to die; None or empty: nowhere. Raises Misconfigured when the place is not declared."""
-    global _armed, _passed  # noqa: PLW0603  # one process dies once: this is state of the process, not of an object
+    global _armed, _passed  # one process dies once: this is state of the process, not of an object
     _armed, _passed = parse(text), 0
 
 

@@ -287,7 +287,7 @@ class Prepared:
     known: Mapping[EventKey, InboxRow]
     instances: Mapping[InstanceId, Loaded]
     live_runs: Mapping[str, Mapping[InstanceId, str]] = field(default_factory=dict)
-    """By system: the instances under way and their states."""
+    """By system: the instances under way (they have a dwell or a deadline) and their states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,8 +375,10 @@ class StepStore(Protocol):
     async def claim(
         self, worker: str, places: Sequence[str], now: datetime, lease: timedelta, limit: int
     ) -> tuple[StepRow, ...]:
-        """Steps that are ready (or running under a lease that ended), each with a new token and one more attempt.
+        """Steps that are ready (or running under a lease that ended), each with a new token.
 
+        `attempt` grows when the step begins anew. A claim that follows an answer goes on with the attempt that asked; an
+        interrupted one is the same attempt still: its probe decides, and a crash costs nothing of the budget.
         A row that comes back with `token` differing from the token it had while `running` was interrupted: its
         `status` is RUNNING and `error` is `interrupted`.
         """
@@ -393,13 +395,18 @@ class StepStore(Protocol):
         ready_at: datetime | None,
         signal: NewSignal,
     ) -> None:
-        """Records what became of the claim (done, failed, unknown, or ready at `ready_at`) together with the signal."""
+        """Records what became of the claim (done, failed, unknown, or ready at `ready_at`) together with the signal.
+
+        Ready again, the answer is used up. Allowed after the lease ended, as long as nobody else has claimed the step:
+        what is known is not lost. Raises Poison when `result` cannot be stored (NaN): the claim stays.
+        """
         ...
 
     async def wait(self, row: StepRow, until: datetime, signal: NewSignal) -> bool:
         """Gives the claim up until an answer arrives or `until` passes (a timer `step:<name>` is set).
 
-        False: the answer is already there; the step is ready again at once and no signal is sent.
+        False: the answer is already there; the step is ready again at once and no signal is sent. An answer that the
+        claim already carried (`row.answer`) is used up: the step waits for the next one.
         """
         ...
 

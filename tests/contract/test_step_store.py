@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from machines.model import StepStatus
+from schemas.base import Json
 from schemas.sharding import shard_of
 from service.errors import LostLease, Poison
 from service.ports import SILENT, Loaded, SnapshotWrite, StepChange, StepRow
@@ -15,7 +16,7 @@ from tests.contract.rows import LIFECYCLE, MINUTE, NOW, Owner, log, says, snapsh
 
 SHARD = shard_of("metrics", 4)
 BRIEF = timedelta(milliseconds=200)
-ANSWER = {"component": "calculator", "outcome": "done", "values": {"pnl": 1.25, "ratio": 0.1}}
+ANSWER: dict[str, Json] = {"component": "calculator", "outcome": "done", "values": {"pnl": 1.25, "ratio": 0.1}}
 WAITING = frozenset({StepStatus.WAITING})
 ASKED = frozenset({StepStatus.WAITING, StepStatus.RUNNING})
 

@@ -73,8 +73,8 @@ class Connections:
         return rows[0][0] if rows else None
 
     async def many(self, statements: Sequence[tuple[str, tuple[object, ...]]]) -> list[Rows]:
-        """Several statements in one transaction."""
-        async with self.lend() as connection, connection.transaction():
+        """Several reading statements that all see the same moment."""
+        async with self.lend() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             return [await connection.fetch(query, *values) for query, values in statements]
 
     @asynccontextmanager

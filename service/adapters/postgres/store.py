@@ -109,7 +109,7 @@ class PostgresStore(OwnerSide, WorkerSide, ReaderSide):
             written_for = await connection.fetchval(UPKEEP["shards"])
             if written_for == self.shards:
                 return
-            if await connection.fetchval(UPKEEP["lock_shards"]):
+            if await connection.fetchval(UPKEEP["leases"]):
                 raise Misconfigured(
                     (
                         f"RELIGHT_SHARDS: {self.shards} was asked for, but replicas with {written_for} shards are at "

@@ -15,8 +15,9 @@ DELETE FROM relight.attempts WHERE last_at < $1;
 DELETE FROM relight.observations WHERE minute < $1;
 
 -- make_log_partitions --
--- Creates the log's partitions of a month and of the coming ones.
-SELECT relight.make_log_partitions($1, $2);
+-- Creates the log's partitions of a month and of the coming ones; one at a time, and not beside a migration.
+WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(32199663644272756))
+SELECT relight.make_log_partitions($1, $2) FROM locked;
 
 -- applied_migrations --
 -- Which migrations the database has.
@@ -31,15 +32,15 @@ SELECT to_regclass('relight.migrations') IS NOT NULL;
 INSERT INTO relight.migrations (name, hash) VALUES ($1, $2);
 
 -- migration_lock --
--- Only one migrates at a time; the number is the word relight in ASCII.
+-- Only one changes tables at a time; the number is the word relight in ASCII.
 SELECT pg_advisory_lock(32199663644272756);
 
 -- shards --
 -- How many shards the rows were written for.
 SELECT shards FROM relight.settings;
 
--- lock_shards --
--- Whether a lease lasts; nobody can take one until the transaction ends.
+-- leases --
+-- How many leases last.
 SELECT count(*) FROM relight.shards WHERE until > clock_timestamp();
 
 -- hold_leases --
