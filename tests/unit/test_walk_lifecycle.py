@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from machines.lifecycle import LIFECYCLE
 from machines.model import Absorbed, Move, Refusal, StepStatus, Verdict
@@ -109,7 +109,7 @@ class LifecycleWalk(RuleBasedStateMachine):
             assert verdict.target == target
             self.hand.enter(target)
 
-    @rule()
+    @initialize()
     def register(self) -> None:
         first = self.desk.snapshot.entry == 0
         verdict = self.desk.register(self.desk.snapshot.config_hash)
@@ -135,23 +135,42 @@ class LifecycleWalk(RuleBasedStateMachine):
     def request(self) -> None:
         self.agreed(self.desk.request(), ON_REQUEST.get(self.hand.state))
 
-    @rule()
-    def cancel(self) -> None:
-        self.agreed(self.desk.cancel(), ON_CANCEL.get(self.hand.state))
-
-    @rule(act=st.sampled_from([Act.ABORT, Act.RETRY, Act.ADOPT, Act.HANDS_OFF, Act.WAIVE]))
-    def act(self, act: Act) -> None:
-        table = {Act.ABORT: ON_ABORT, Act.RETRY: ON_RETRY, Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
-        self.agreed(self.desk.act(act), table.get(act, {}).get(self.hand.state))
-
-    @precondition(lambda self: self.desk.snapshot.deadline_at is not None)
-    @rule()
-    def let_the_deadline_pass(self) -> None:
-        target = self.hand.in_trouble()
-        self.agreed(self.desk.pass_deadline(), target)
+    @rule(what=st.sampled_from(["cancel", "deadline", Act.ABORT, Act.RETRY, Act.ADOPT, Act.HANDS_OFF, Act.WAIVE]))
+    def disturb(self, what: str) -> None:
+        here = self.hand.state
+        match what:
+            case "cancel":
+                self.agreed(self.desk.cancel(), ON_CANCEL.get(here))
+            case "deadline" if self.desk.snapshot.deadline_at is not None:
+                target = self.hand.in_trouble()
+                self.agreed(self.desk.pass_deadline(), target)
+            case Act():
+                table = {Act.ABORT: ON_ABORT, Act.RETRY: ON_RETRY, Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
+                self.agreed(self.desk.act(what), table.get(what, {}).get(here))
 
     @precondition(lambda self: self.desk.snapshot.entry > 0 and self.hand.missing())
-    @rule(how=st.sampled_from(["well", "well", "well", "well", "badly", "waived", "failed"]))
+    @rule(states=st.integers(1, 4))
+    def let_all_go_well(self, states: int) -> None:
+        """Most of a system's life, and what a walk of single steps would hardly ever see."""
+        for _ in range(states):
+            here = self.hand.state
+            if here == NOTIFYING and not self.hand.waited:
+                self.let_the_notice_pass()
+            while self.hand.state == here and self.hand.missing():
+                self.end_the_next_step("well")
+            self.both_stand_in_the_same_state()
+
+    @precondition(lambda self: self.hand.state in ON_REQUEST)
+    @rule(states=st.integers(1, 7))
+    def restart(self, states: int) -> None:
+        self.request()
+        self.let_all_go_well(states)
+
+    @precondition(lambda self: self.desk.snapshot.entry > 0 and self.hand.missing())
+    @rule(how=st.sampled_from(["well", "badly", "waived", "failed"]))
+    def end_one_step(self, how: str) -> None:
+        self.end_the_next_step(how)
+
     def end_the_next_step(self, how: str) -> None:
         name = self.hand.missing()[0]
         line = name.split(":")[0]
@@ -178,8 +197,6 @@ class LifecycleWalk(RuleBasedStateMachine):
             return None
         return self.hand.after_the_last_step()
 
-    @precondition(lambda self: self.hand.state == NOTIFYING and not self.hand.waited)
-    @rule()
     def let_the_notice_pass(self) -> None:
         self.hand.waited = True
         assert self.desk.snapshot.dwell_until is not None
