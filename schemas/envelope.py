@@ -18,6 +18,10 @@ MAX_BYTES = 256 * 1024
 """Larger bodies are refused: a snapshot, a log row and a notification each carry what an event carries."""
 MAX_DEPTH = 32
 """Levels of nesting in a body; deeper ones are refused before anything walks them."""
+MAX_NAME = 300
+"""Characters of a refused body's source, id or type that are worth keeping: longer ones are no names."""
+NUL = "\0"
+"""The one character that JSON can carry and no text column of PostgreSQL can."""
 MAX_CAUSATION = 16
 """Links of a causation chain; machines that chase each other end here."""
 
@@ -78,31 +82,32 @@ def read(body: bytes, routing_key: str | None = None) -> Read | Rejected:
         return Rejected((f"the body is a JSON {type(raw).__name__}, not an object",))
     if _too_deep(body, raw):
         return Rejected((f"the body is nested deeper than {MAX_DEPTH} levels",))
+    if b"\\u0000" in body and _holds_nul(raw):
+        return Rejected(("the body holds the character U+0000, which cannot be kept",), **_about(raw))
     return _validate(raw, routing_key)
 
 
 def _validate(raw: dict[str, Json], routing_key: str | None) -> Read | Rejected:
-    about = {key: value for key in ("source", "id", "type") if isinstance(value := raw.get(key), str)}
-    system = raw.get("subject") if isinstance(raw.get("subject"), str) else None
+    about = _about(raw)
     try:
         envelope = CloudEvent.model_validate(raw)
     except ValidationError as error:
-        return Rejected(explain(error), system=system, **about)  # type: ignore[arg-type]  # narrowed to str above
+        return Rejected(explain(error), **about)
     system = envelope.subject
     name = envelope.type.removeprefix(PREFIX)
     kind = EVENTS.get(name) if envelope.type.startswith(PREFIX) else None
     if kind is None:
-        return Rejected((f"the type {envelope.type!r} is not known",), system=system, **about)
+        return Rejected((f"the type {envelope.type!r} is not known",), **about)
     if routing_key is not None and routing_key != f"{system}.{name}":
         reason = f"the routing key {routing_key!r} does not agree with subject and type: expected {system}.{name}"
-        return Rejected((reason,), system=system, **about)
+        return Rejected((reason,), **about)
     if envelope.causationdepth > MAX_CAUSATION:
         reason = f"the causation chain has {envelope.causationdepth} links; at most {MAX_CAUSATION} are allowed"
-        return Rejected((reason,), system=system, **about)
+        return Rejected((reason,), **about)
     try:
         data = kind.data.model_validate(envelope.data)
     except ValidationError as error:
-        return Rejected(explain(error, "data"), system=system, **about)
+        return Rejected(explain(error, "data"), **about)
     return Read(envelope, kind, data)
 
 
@@ -114,6 +119,23 @@ def explain(error: ValidationError, root: str = "") -> tuple[str, ...]:
         given = "" if item["type"] in ("missing", "extra_forbidden") else f" (given {str(item['input'])[:80]!r})"
         lines.append(f"{path}: {item['msg']}{given}")
     return tuple(lines)
+
+
+def _about(raw: dict[str, Json]) -> dict[str, str]:
+    """What can be said of a refused body, as arguments of `Rejected`: names that can be kept, and nothing else."""
+    return {
+        name: value
+        for name, key in (("system", "subject"), ("source", "source"), ("id", "id"), ("type", "type"))
+        if isinstance(value := raw.get(key), str) and len(value) <= MAX_NAME and NUL not in value
+    }
+
+
+def _holds_nul(value: Json) -> bool:
+    if isinstance(value, str):
+        return NUL in value
+    if isinstance(value, dict):
+        return any(NUL in key or _holds_nul(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(_holds_nul(inner) for inner in value)
 
 
 def _too_deep(body: bytes, raw: Json) -> bool:

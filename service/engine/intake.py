@@ -4,7 +4,9 @@ A batch is a prefix of each lane plus signals and due timers. Every event in it 
 """
 
 import asyncio
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -15,7 +17,7 @@ from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
 from service.engine.outbox import Outbox
-from service.engine.reading import Arrived, addresses, from_delivery, from_signal, from_timer
+from service.engine.reading import UNREADABLE, Arrived, addresses, from_delivery, from_signal, from_timer
 from service.engine.settle import bury_poison, settle
 from service.engine.work import Work
 from service.errors import Conflict, LostLease, RelightError, Transient, Unavailable
@@ -117,15 +119,16 @@ class Intake:
     async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
         """Settles the deliveries together with what waits inside, whatever it takes, then acknowledges them."""
         failures = 0
+        tried: dict[EventKey, int] = {}
         while True:
             now = self._clock.now()
             try:
                 arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
                 inside = await self._inside(now)
                 if any(delivery.redelivered for delivery in deliveries):
-                    await self._one_by_one([*inside, *arrived])
+                    await self._one_by_one([*inside, *arrived], tried)
                 else:
-                    await self._together([*inside, *arrived], now)
+                    await self._together([*inside, *arrived], now, tried)
                 if self._timers_moved:
                     self._next_timer = await self._store.next_timer(self._ownership.shard)
                     self._timers_moved = False
@@ -161,7 +164,7 @@ class Intake:
         name = f"{timer.instance}:{timer.entry}:{timer.kind}:{timer.due_at.isoformat()}"
         return from_timer(timer, system, Event(name, "relight/timers", "timer.fired", system, data, now))
 
-    async def _together(self, arrived: Sequence[Arrived], now: datetime) -> None:
+    async def _together(self, arrived: Sequence[Arrived], now: datetime, tried: dict[EventKey, int]) -> None:
         if not arrived and not self._outbox.has_sent:
             return
         try:
@@ -171,19 +174,23 @@ class Intake:
         except Exception as error:  # noqa: BLE001  # one event of these brings it, whatever it is: find that one
             log.warning("intake.taken_apart", shard=self._ownership.shard, events=len(arrived), error=str(error))
             self._outbox.doubt()
-            await self._one_by_one(arrived)
+            await self._one_by_one(arrived, tried)
 
-    async def _one_by_one(self, arrived: Sequence[Arrived]) -> None:
-        """Each alone, in order. An unknown redelivered event may have killed its owner: its try is counted first."""
-        known = (await self._prepare(arrived)).known
+    async def _one_by_one(self, arrived: Sequence[Arrived], tried: dict[EventKey, int]) -> None:
+        """Each alone, in order. An unknown redelivered event may have killed its owner: its try is counted first.
+
+        `tried` are the attempts counted for this batch: a try that a database's outage cut short is not another one.
+        """
+        known = await self._known(arrived)
         for one in arrived:
             suspicious = one.delivery is not None and one.delivery.redelivered and one.key not in known
-            attempts = 0
+            attempts = tried.get(one.key, 0)
+            failed = False
             while True:
                 now = self._clock.now()
-                if suspicious or attempts:
+                if failed or (suspicious and not attempts):
                     counted = await self._store.count_attempt(self._ownership.shard, self._ownership.token, one.key)
-                    attempts = max(attempts, counted)
+                    tried[one.key] = attempts = max(attempts, counted)
                 if attempts > ATTEMPTS:
                     await self._bury(one, f"tried alone {ATTEMPTS} times without an end", attempts - 1)
                     break
@@ -193,13 +200,34 @@ class Intake:
                 except (Transient, Conflict, Unavailable, LostLease):
                     raise
                 except Exception as error:  # noqa: BLE001  # any fault of this event's ends as a dead letter
+                    failed = True
                     attempts += 1
                     log.warning("intake.failed_alone", key=one.key.id, source=one.key.source, error=repr(error))
                     if attempts >= ATTEMPTS:
                         await self._bury(one, f"{type(error).__name__}: {error}", attempts)
                         break
 
+    async def _known(self, arrived: Sequence[Arrived]) -> Collection[EventKey]:
+        """Those that have outcomes. None, when one of them cannot even be asked about: each is tried by itself then."""
+        try:
+            return (await self._prepare(arrived)).known.keys()
+        except (Transient, Conflict, Unavailable, LostLease):
+            raise
+        except Exception as error:  # noqa: BLE001  # which one it is shows when each is alone
+            log.warning("intake.cannot_ask", shard=self._ownership.shard, events=len(arrived), error=str(error))
+            return ()
+
     async def _bury(self, one: Arrived, reason: str, attempts: int) -> None:
+        try:
+            await self._write_burial(one, reason, attempts)
+        except (Transient, Conflict, Unavailable, LostLease):
+            raise
+        except Exception as error:  # noqa: BLE001  # even its names are more than a table takes
+            digest = one.body_hash or hashlib.sha256(repr(one.key).encode()).digest()
+            nameless = replace(one, key=EventKey(UNREADABLE, digest.hex()), event=None, rejected=None)
+            await self._write_burial(nameless, f"{reason}; kept without its names: {error}", attempts)
+
+    async def _write_burial(self, one: Arrived, reason: str, attempts: int) -> None:
         work = Work(Prepared({}, {}), self._definitions, epoch=self._epoch, now=self._clock.now())
         bury_poison(work, one, reason, attempts)
         await self._write(work)

@@ -18,6 +18,11 @@ def canonical(value: Mapping[str, Any]) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z).decode()
 
 
+def keepable(text: str) -> str:
+    """The text as any table takes it: NUL, which PostgreSQL refuses, is shown as U+FFFD."""
+    return text.replace("\0", "\ufffd")
+
+
 def chain(previous: str, record: str) -> str:
     """SHA-256 (hex) of the previous head and this record's text; the first row's previous is the empty text."""
     return hashlib.sha256(f"{previous}\n{record}".encode()).hexdigest()

@@ -15,7 +15,7 @@ from schemas.base import Json
 from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
-from service.engine.records import canonical
+from service.engine.records import canonical, keepable
 from service.errors import LostLease, Permanent, Retry, Unavailable, Unknown
 from service.ports import (
     Action,
@@ -219,6 +219,8 @@ class Runner:
     ) -> None:
         outcome = "retrying" if status is StepStatus.READY else str(status)
         seconds = self._clock.monotonic() - began
+        # A component's last words may hold anything; what they say must not keep the step from ending.
+        error = keepable(error) if error is not None else None
         metrics.STEPS.labels(action=row.planned.action, outcome=outcome).inc()
         metrics.STEP_SECONDS.labels(action=row.planned.action).observe(seconds)
         log.info(

@@ -7,7 +7,8 @@ from schemas.envelope import Rejected
 from schemas.events import EVENTS
 from service.engine import notices
 from service.engine.decide import Outcome, decide, refuse
-from service.engine.reading import Arrived, addresses, component_of
+from service.engine.reading import UNREADABLE, Arrived, addresses, component_of
+from service.engine.records import keepable
 from service.engine.work import Work
 from service.ports import DeadLetter, EventKey, InboxRow
 
@@ -66,10 +67,11 @@ def bury(work: Work, arrived: Arrived, why: Rejected, attempts: int) -> None:
     """Keeps what arrived as a dead letter and says so on the status topic."""
     delivery, signal = arrived.delivery, arrived.signal
     user = delivery.user if delivery else signal.user if signal else None
+    user = keepable(user) if user is not None else None
     work.bury(
         DeadLetter(
             queue=delivery.queue if delivery else "signals",
-            routing_key=delivery.routing_key if delivery else "",
+            routing_key=keepable(delivery.routing_key) if delivery else "",
             reasons=why.reasons,
             body=delivery.body if delivery else signal.body.encode() if signal else b"",
             source=why.source,
@@ -94,6 +96,8 @@ def bury_poison(work: Work, arrived: Arrived, reason: str, attempts: int) -> Non
         work.timer_done(arrived.timer)
     name = f"relight.{event.name}" if event else None
     system = event.system if event else arrived.rejected.system if arrived.rejected else None
-    bury(work, arrived, Rejected((reason,), system, arrived.key.source, arrived.key.id, name), attempts)
+    key = arrived.key
+    source, identity = (key.source, key.id) if key.source != UNREADABLE else (None, None)
+    bury(work, arrived, Rejected((keepable(reason),), system, source, identity, name), attempts)
     if arrived.kept_in_inbox:
         work.settle_event(arrived.key, arrived.body_hash, {NO_INSTANCE: Outcome.DEAD})

@@ -1,0 +1,191 @@
+"""What one event may cost: the guilty one ends as a dead letter, its neighbours and the database's moods never pay."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from machines.model import StepStatus
+from machines.registry import MACHINES
+from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.store import MemoryStore
+from service.adapters.memory.world import MemoryWorld
+from service.engine.definitions import Definitions
+from service.engine.owner import Owner
+from service.engine.runner import Runner
+from service.errors import Poison, RelightError, Retry, Transient, Unavailable
+from service.ports import EventKey, NewSignal, StepRow
+from tests.simulation import virtual
+from tests.simulation.story import SYSTEM
+from tests.simulation.virtual import SeededIds, VirtualClock
+
+LEASE = timedelta(seconds=4)
+
+
+class Desk:
+    """The engine on memory servers, with an owner that a test starts when it wants to."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.store, self.broker = MemoryStore(self.clock), MemoryBroker(self.clock)
+        self.definitions = Definitions(MACHINES, {"metrics": SYSTEM})
+
+    async def declare(self) -> None:
+        await self.broker.declare(["metrics"], {"metrics": 0})
+
+    def put(self, identity: str, value: float = 95.0, key: str = "metrics.metric.observed", **changes: Any) -> None:
+        body = {
+            "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.metric.observed",
+            "subject": "metrics", "data": {"metric": "memory", "value": value}, **changes,
+        }  # fmt: skip
+        self.broker.put(key, json.dumps(body).encode())
+
+    async def serve(self, seconds: float = 60.0, before: Callable[[], None] = lambda: None) -> None:
+        """An owner for so many virtual seconds; `before` is called once it holds the shard."""
+        owner = Owner(
+            0, "owner", self.store, self.broker, lambda: self.definitions, self.clock, lease=LEASE, batch=20
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(owner.run())
+            await asyncio.sleep(1)
+            before()
+            await asyncio.sleep(seconds)
+            task.cancel()
+
+    def outcomes(self, identity: str) -> dict[str, str]:
+        found = self.store.tables.inbox.get(EventKey("probe", identity))
+        return dict(found[0].outcomes) if found else {}
+
+
+def told(story: Callable[[Desk], Coroutine[Any, Any, None]]) -> Desk:
+    async def main() -> Desk:
+        desk = Desk()
+        await desk.declare()
+        await story(desk)
+        return desk
+
+    return virtual.run(main())
+
+
+@pytest.mark.parametrize("error", [Transient("deadlock"), Unavailable("PostgreSQL", "restarting")])
+def test_redelivered_event_does_not_pay_for_a_database_that_comes_and_goes(error: RelightError) -> None:
+    async def story(desk: Desk) -> None:
+        def put() -> None:
+            for _ in range(10):
+                desk.store.fail_next("commit", error)
+            desk.put("one")
+            desk.broker.cut()
+
+        # The cut comes after the delivery: it is redelivered, and so tried alone.
+        desk.put("zero", 1.0)
+        desk.store.fail_next("prepare", Unavailable("PostgreSQL", "away"))
+        await desk.serve(before=put)
+
+    desk = told(story)
+    assert desk.outcomes("one") == {"alert/metrics/memory": "applied"}
+    assert not desk.store.tables.dead
+
+
+def test_event_that_the_database_cannot_even_be_asked_about_is_buried_and_the_next_is_applied() -> None:
+    async def story(desk: Desk) -> None:
+        for _ in range(9):
+            desk.store.fail_next("prepare", Poison("invalid byte sequence"))
+        desk.put("guilty")
+        await desk.serve(before=lambda: desk.put("next"))
+
+    desk = told(story)
+    assert len(desk.store.tables.dead) == 1
+    assert desk.outcomes("next") == {"alert/metrics/memory": "applied"}
+
+
+def test_event_that_cannot_be_buried_as_it_is_is_buried_by_its_hash() -> None:
+    async def story(desk: Desk) -> None:
+        for _ in range(5):
+            desk.store.fail_next("commit", Poison("no column takes this"))
+        desk.put("guilty")
+        await desk.serve(before=lambda: desk.put("next"))
+
+    desk = told(story)
+    assert [letter.event_id for letter in desk.store.tables.dead] == [None]
+    assert desk.outcomes("next") == {"alert/metrics/memory": "applied"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "a\0b"}, {"source": "a\0b"}, {"data": {"metric": "memory", "value": 1.0, "note": "a\0b"}},
+     {"subject": "metrics\0"}, {"id": "x" * 5000}],
+)  # fmt: skip
+def test_names_that_no_table_keeps_are_refused_at_the_border(changes: dict[str, Any]) -> None:
+    async def story(desk: Desk) -> None:
+        desk.put("bad", **changes)
+        desk.put("good")
+        await desk.serve()
+
+    desk = told(story)
+    (letter,) = desk.store.tables.dead
+    assert letter.attempts == 1
+    assert "\0" not in f"{letter.source}{letter.event_id}{letter.reasons}"
+    assert len(letter.event_id or "") <= 300
+    assert desk.outcomes("good") == {"alert/metrics/memory": "applied"}
+
+
+def test_routing_key_that_no_table_keeps_is_kept_readable() -> None:
+    async def story(desk: Desk) -> None:
+        desk.put("bad", key="metrics.metric.obs\0erved")
+        desk.put("good")
+        await desk.serve()
+
+    desk = told(story)
+    (letter,) = desk.store.tables.dead
+    assert letter.routing_key == "metrics.metric.obs�erved"
+    assert desk.outcomes("good") == {"alert/metrics/memory": "applied"}
+
+
+def test_words_of_a_failed_step_that_no_table_keeps_do_not_end_the_worker() -> None:
+    class Broken:
+        name = "component.observe"
+        twice_is_safe = True
+
+        def plan(self, *_: Any) -> str:
+            return ""
+
+        async def perform(self, _: Any) -> Any:
+            raise Retry("its log ends: \0\0\0")
+
+        async def probe(self, _: Any) -> None:
+            return None
+
+    async def story(desk: Desk) -> None:
+        async def finish(row: StepRow, status: StepStatus, *more: Any) -> None:
+            if "\0" in (more[1] or ""):
+                raise Poison("invalid byte sequence")
+            await real(row, status, *more)
+
+        real = desk.store.finish
+        desk.store.finish = finish  # type: ignore[method-assign, assignment]  # what a real database says to a NUL
+        await desk.store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
+        await desk.store.signal([NewSignal("metrics", json.dumps(REGISTERED), local=True)])
+        runner = Runner(
+            desk.store, {"component.observe": Broken()}, MemoryWorld(desk.clock).world(), lambda: desk.definitions,
+            desk.clock, SeededIds(1), name="worker", places=("local",), lease=LEASE,
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(runner.run())
+            await desk.serve(120)
+            assert not task.done()
+            task.cancel()
+
+    desk = told(story)
+    failed = [row for row in desk.store.tables.steps.values() if row.status is StepStatus.FAILED]
+    assert failed
+    assert "its log ends" in (failed[0].error or "")
+    assert desk.store.tables.instances[failed[0].key.instance].state == "degraded"
+
+
+REGISTERED = {
+    "specversion": "1.0", "id": "registered", "source": "relight/serve", "type": "relight.system.registered",
+    "subject": "metrics", "data": {"config_hash": SYSTEM.config_hash()},
+}  # fmt: skip
