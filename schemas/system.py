@@ -265,7 +265,7 @@ class System(Closed):
         return tuple(order)
 
     def state_url(self, *names: str) -> str:
-        """The URL of a document below `storage.state`; `file://./var/state` is below the folder of the system's file."""
+        """URL of a document below `storage.state`; `file://./var/state` is below the folder of the system's file."""
         path = self.storage.state.removeprefix("file://").rstrip("/")
         root = path if path.startswith("/") else f"{self.folder.rstrip('/')}/{path.removeprefix('./')}"
         return "file://" + quote("/".join((root, *names)))

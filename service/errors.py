@@ -29,7 +29,7 @@ class Transient(RelightError):
 
 
 class Poison(RelightError):
-    """The database refused a batch for a reason of its own content; take it apart until the guilty event stands alone."""
+    """The database refused a batch for its content; take it apart until the guilty event stands alone."""
 
 
 class Misconfigured(RelightError):

@@ -34,7 +34,7 @@ MAX_ID = 220
 
 
 def short_id(text: str) -> str:
-    """`text` itself, or if it is too long for a message id, its beginning and the SHA-256 of the whole: still stable."""
+    """`text` itself, or if that is too long for a message id, the start and the SHA-256 of the whole: as stable."""
     if len(text) <= MAX_ID:
         return text
     return f"{text[: MAX_ID - 33]}~{hashlib.sha256(text.encode()).hexdigest()[:32]}"
@@ -377,8 +377,8 @@ class StepStore(Protocol):
     ) -> tuple[StepRow, ...]:
         """Steps that are ready (or running under a lease that ended), each with a new token.
 
-        `attempt` grows when the step begins anew. A claim that follows an answer goes on with the attempt that asked; an
-        interrupted one is the same attempt still: its probe decides, and a crash costs nothing of the budget.
+        `attempt` grows when the step begins anew. A claim that follows an answer goes on with the attempt that asked;
+        an interrupted one is the same attempt still: its probe decides, and a crash costs nothing of the budget.
         A row that comes back with `token` differing from the token it had while `running` was interrupted: its
         `status` is RUNNING and `error` is `interrupted`.
         """
@@ -473,7 +473,7 @@ class Lanes(Protocol):
         ...
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """One multiple ack a lane for a prefix that was taken. A tag of a closed channel is passed over (redelivered)."""
+        """One multiple ack a lane for a prefix that was taken. A closed channel's tags are passed over (redelivered)."""
         ...
 
     def pause(self) -> None:
@@ -531,7 +531,7 @@ class StatusReader(Protocol):
         ...
 
 
-# --- the world of the steps --------------------------------------------------------------------------------------------
+# --- the world of the steps ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

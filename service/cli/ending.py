@@ -11,7 +11,7 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Told(Exception):  # noqa: N818  # no error: somebody wants an end
+class Told(Exception):  # no error: somebody wants an end
     """The command was told to end; what it was doing was cancelled."""
 
 

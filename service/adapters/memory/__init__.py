@@ -1,1 +1,1 @@
-"""Everything outside of Relight, in memory: for tests and simulations. It behaves like the real rooms and does no I/O."""
+"""Everything outside of Relight, in memory: for tests and simulations. It behaves like the real rooms, without I/O."""
