@@ -127,7 +127,23 @@ async def test_with_more_shards_what_waits_moves_once_nobody_works(url: str, sto
         mine = shard_of("metrics", 4) == shard
         assert timers == ((timer("deadline"),) if mine else ())
         assert [row.message for row in await wide.unsent(shard, 10)] == (list(messages) if mine else [])
+    assert await store.acquire(0, "a", LEASE) is None  # it still counts one shard
+    visitor = await PostgresStore.visit(url)
+    await visitor.signal([says("from the command line")])
+    [*_, last] = (await wide.pending(shard_of("metrics", 4), NOW, 10))[0]
+    assert last.body == says("from the command line").body
+    await visitor.close()
     await wide.close()
+
+
+async def test_a_command_may_come_before_the_first_replica(url: str) -> None:
+    visitor = await PostgresStore.visit(url)
+    await visitor.signal([says("early")])
+    store = await PostgresStore.connect(url, shards=4)
+    [signal] = (await store.pending(shard_of("metrics", 4), NOW, 10))[0]
+    assert signal.body == says("early").body
+    await visitor.close()
+    await store.close()
 
 
 FILL = """

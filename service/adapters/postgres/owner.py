@@ -36,8 +36,11 @@ class OwnerSide:
     shards: int
 
     async def acquire(self, shard: int, owner: str, lease: timedelta) -> Ownership | None:
-        """An owner gets its own lease again, with a new token: after its restart it does not wait for itself."""
-        token = await self._others.value(OWNER["acquire_shard"], shard, owner, lease)
+        """An owner gets its own lease again, with a new token: after its restart it does not wait for itself.
+
+        Nobody gets one who counts the shards differently from the rows: that replica has to be started anew.
+        """
+        token = await self._others.value(OWNER["acquire_shard"], shard, owner, lease, self.shards)
         return None if token is None else Ownership(shard, Token(token), lease)
 
     async def renew(self, ownership: Ownership, lease: timedelta) -> None:

@@ -1,5 +1,7 @@
 """Relight's own tables as one object: the Protocols `Store`, `StepStore`, `Reader`, connections and upkeep."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -46,15 +48,8 @@ class PostgresStore(OwnerSide, WorkerSide, ReaderSide):
         another number of shards in use).
         """
         store = cls(dsn, shards=shards, timeout=timeout, writers=writers, others=others)
-        try:
-            await store.check_schema()
+        async with store._opening():
             await store._settle_shards()
-        except Unavailable as error:
-            await store.close()
-            raise wrong_address(error.__cause__) or error from error.__cause__
-        except BaseException:
-            await store.close()
-            raise
         return store
 
     @classmethod
@@ -64,16 +59,21 @@ class PostgresStore(OwnerSide, WorkerSide, ReaderSide):
         Raises Unavailable and Misconfigured, as `connect` does.
         """
         store = cls(dsn, timeout=timeout)
+        async with store._opening():
+            store.shards = await store._others.value(UPKEEP["shards"]) or store.shards
+        return store
+
+    @asynccontextmanager
+    async def _opening(self) -> AsyncIterator[None]:
         try:
-            await store.check_schema()
-            store.shards = await store._others.value(UPKEEP["shards"])
+            await self.check_schema()
+            yield
         except Unavailable as error:
-            await store.close()
+            await self.close()
             raise wrong_address(error.__cause__) or error from error.__cause__
         except BaseException:
-            await store.close()
+            await self.close()
             raise
-        return store
 
     async def close(self) -> None:
         """Closes every connection; nothing waits for an answer any more."""

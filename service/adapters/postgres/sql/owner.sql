@@ -1,7 +1,8 @@
 -- acquire_shard --
--- Takes a shard's lease with a new token, unless another owner's lease still lasts.
+-- Takes a shard's lease with a new token, unless another owner's lease still lasts or shards are counted anew.
 INSERT INTO relight.shards AS s (shard, owner, token, until)
-VALUES ($1, $2, relight.next_token(), clock_timestamp() + $3::interval)
+SELECT $1, $2, relight.next_token(), clock_timestamp() + $3::interval
+FROM relight.settings WHERE coalesce(shards, $4) = $4
 ON CONFLICT (shard) DO UPDATE
     SET owner = excluded.owner, token = excluded.token, until = clock_timestamp() + $3::interval
     WHERE s.until <= clock_timestamp() OR s.owner = excluded.owner
