@@ -83,7 +83,7 @@ def headings(lines: list[str]) -> list[str]:
     return [line[9:24].strip() for line in lines if not line[9:11].isspace()]
 
 
-WHOLE = ["PREPARING", "── point of no r", "SHUTTING DOWN", "STARTING UP", "OPERATIONAL"]
+WHOLE = ["PREPARING", "── point of no", "SHUTTING DOWN", "STARTING UP", "OPERATIONAL"]
 
 
 async def test_live_restart_is_told_with_its_steps() -> None:

@@ -1,0 +1,85 @@
+"""`relight demo`, as a person runs it: it ends well, proves what it says, and never leaves anything running."""
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from service.embedded.tracing import below
+from tests.acceptance.process import Running
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def nothing_is_left(home: Path) -> None:
+    """No process of the demo, whoever its parent is now, and nobody on the ports it had."""
+    folder = home / "demo"
+    assert below(folder) == {}
+    mark = os.fsencode(str(folder / "servers"))
+    holders = [p for p in Path("/proc").iterdir() if p.name.isdecimal() and mark in _environ(p)]
+    assert holders == []
+    for file in folder.glob("servers/*.json"):
+        for port in _ports(json.loads(file.read_text())):
+            with socket.socket() as probe:
+                assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _environ(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _ports(value: object) -> list[int]:
+    if isinstance(value, dict):
+        return [port for inner in value.values() for port in _ports(inner)]
+    return [value] if isinstance(value, int) and value > 1024 else []
+
+
+def test_demo_restarts_a_real_system_and_proves_what_it_kept(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with Running(tmp_path, "demo") as demo:
+        status = demo.end(150)
+    assert status == 0, demo.text
+    headings = ["PREPARING", "── point of no return ──", "SHUTTING DOWN", "STARTING UP", "OPERATIONAL"]
+    story = demo.text[demo.text.index("Publishing metrics.restart.requested") :]
+    places = [story.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert "by svc-deploy (verified)" in story
+    assert "Another process, the same memory: nothing was lost." in story
+    assert "DIFFERENT" not in story
+    assert "\x1b" not in demo.text
+    nothing_is_left(tmp_path)
+    (snapshot,) = (tmp_path / "demo" / "metrics" / "var" / "state" / "snapshots").glob("*.json")
+    assert str(snapshot) in story
+    rows = [json.loads(line) for line in (tmp_path / "demo" / "history.jsonl").read_text().splitlines()]
+    assert [row["previous"] for row in rows[1:]] == [row["hash"] for row in rows[:-1]]
+    assert time.monotonic() - begun < 120  # a minute on an idle machine; tests share it
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds", "signals"),
+    [
+        ("Starting PostgreSQL", 2.0, [signal.SIGINT]),
+        ("SHUTTING DOWN", 0.0, [signal.SIGINT, signal.SIGINT]),
+    ],
+    ids=["while-servers-start", "twice-while-the-system-is-down"],
+)
+def test_demo_that_is_interrupted_leaves_nothing_running(
+    tmp_path: Path, moment: str, seconds: float, signals: list[signal.Signals]
+) -> None:
+    with Running(tmp_path, "demo") as demo:
+        demo.until(moment, 120)
+        time.sleep(seconds)
+        for number in signals:
+            demo.tell(number)
+            time.sleep(0.3)
+        assert demo.end(90) == 1
+    assert "ending the demo" in demo.text
+    assert "Traceback" not in demo.text
+    nothing_is_left(tmp_path)
