@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import yaml
 
 from machines.registry import MACHINES
 from service.adapters.postgres import migrate
+from service.embedded.ports import free_port
 from tests.faults import doubles
 from tests.faults.evidence import Evidence, Table, dump, read_effects, read_published
 from tests.faults.load import Load, status_log
@@ -38,10 +41,12 @@ class Stage:
         self.folder = folder
         self.postgres_url, self.amqp_url = postgres_url, amqp_url
         self.file = folder / "system.yaml"
+        self.systems = [self.file]
         self.effects, self.published = folder / "effects.jsonl", folder / "published.jsonl"
         self.log = folder / "serve.log"
         self.load = Load(amqp_url, SYSTEM, self.published)
         self.process: asyncio.subprocess.Process | None = None
+        self.health = f"http://127.0.0.1:{free_port()}"
         folder.joinpath("state").mkdir(parents=True)
         self.effects.touch()
         self.file.write_text(yaml.safe_dump(describe(folder, self.effects, user)))
@@ -59,17 +64,18 @@ class Stage:
             "RELIGHT_AMQP_URL": self.amqp_url,
             "RELIGHT_HOME": str(self.folder / "home"),
             "RELIGHT_LEASE": LEASE,
-            "RELIGHT_HTTP_PORT": "0",
+            "RELIGHT_HTTP_PORT": self.health.rsplit(":", 1)[1],
             "RELIGHT_LOG_FORMAT": "json",
             **more,
         }
         if crash_at is not None:
             environment["RELIGHT_CRASH_AT"] = crash_at
+        systems = [word for file in self.systems for word in ("--systems", str(file))]
         with self.log.open("ab") as log:
             log.write(f"--- started, to die at {crash_at}\n".encode())
             log.flush()
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service.cli", "serve", "--systems", str(self.file),
+                sys.executable, "-m", "service.cli", "serve", *systems,
                 cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -105,6 +111,27 @@ class Stage:
                     os.kill(pid, signal.SIGTERM)
 
     # ---- what it is like now
+
+    async def page(self, path: str) -> tuple[int, str]:
+        """Status and body of a page of the health server; status 0 while nobody answers."""
+        return await asyncio.to_thread(_get, self.health + path)
+
+    async def ready(self) -> bool:
+        return (await self.page("/readyz"))[0] == 200
+
+    async def reasons(self) -> list[str]:
+        """Why it is not ready; empty when it is, or when nobody answers."""
+        status, body = await self.page("/readyz")
+        return list(json.loads(body)["reasons"]) if status else []
+
+    async def counted(self, metric: str) -> float:
+        """The value of one line of /metrics, such as `relight_events_total{outcome="dead"}`; 0 when it is absent."""
+        _, body = await self.page("/metrics")
+        return next((float(line.split()[-1]) for line in body.splitlines() if line.startswith(f"{metric} ")), 0.0)
+
+    def said(self, event: str) -> int:
+        """How often an event stands in the log."""
+        return sum(f'"{event}"' in line for line in self.log.read_text("utf-8", "replace").splitlines())
 
     async def value(self, query: str, *arguments: Any) -> Any:
         """One value of Relight's tables."""
@@ -199,6 +226,16 @@ def tables_of_machines() -> dict[str, Table]:
         )
         for name, machine in MACHINES.items()
     }
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=3) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
 
 
 def _command_line(pid: int) -> str:

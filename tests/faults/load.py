@@ -27,6 +27,7 @@ class Load:
     def __init__(self, amqp_url: str, system: str, log: Path) -> None:
         self._url, self._system, self._log = amqp_url, system, log
         self._user = urlsplit(amqp_url).username
+        self.trouble: str | None = None
         self._connection: AbstractRobustConnection | None = None
         self._exchange: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,13 +85,24 @@ class Load:
             verdict = Verdict.CONFIRMED
         except aio_pika.exceptions.DeliveryError:
             verdict = Verdict.FAILED
-        except (TimeoutError, aio_pika.exceptions.AMQPError):
-            verdict = Verdict.UNKNOWN
+        except Exception as error:  # noqa: BLE001  # whatever the client says of a broken connection: nobody can tell
+            self.trouble = repr(error)
         finally:
             with self._log.open("a") as file:
                 line = {"source": SOURCE, "id": key, "verdict": str(verdict), "instance": instance}
                 file.write(json.dumps(line) + "\n")
         return key
+
+    async def raw(self, body: bytes, routing_key: str, *, user: bool = True) -> None:
+        """Anything at all, confirmed; not logged, since it may be no event."""
+        message = aio_pika.Message(
+            body,
+            content_type="application/cloudevents+json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            user_id=self._user if user else None,
+        )
+        async with asyncio.timeout(PATIENCE):
+            await self._exchange.publish(message, routing_key, mandatory=True)
 
     async def _measure(self, metrics: int, pause: float) -> None:
         for number in itertools.count():
@@ -113,8 +125,8 @@ class Load:
         await self.publish(name, data, instance)
 
 
-async def status_log(amqp_url: str) -> list[Notification]:
-    """Everything that the stream holds, from its first message on, in its order."""
+async def status_log(amqp_url: str, quiet: float = QUIET) -> list[Notification]:
+    """Everything that the stream holds, in its order, until `quiet` seconds bring no more."""
     found: list[Notification] = []
     last = asyncio.get_running_loop().time()
 
@@ -130,8 +142,8 @@ async def status_log(amqp_url: str) -> list[Notification]:
         await channel.set_qos(prefetch_count=500)
         queue = await channel.get_queue("relight.status.log")
         await queue.consume(take, arguments={"x-stream-offset": "first"})
-        while asyncio.get_running_loop().time() - last < QUIET:
-            await asyncio.sleep(0.1)
+        while asyncio.get_running_loop().time() - last < quiet:
+            await asyncio.sleep(0.05)
     finally:
         with contextlib.suppress(aio_pika.exceptions.AMQPError):
             await connection.close()
