@@ -473,7 +473,7 @@ class Lanes(Protocol):
         ...
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """One multiple ack a lane for a prefix that was taken. A closed channel's tags are passed over (redelivered)."""
+        """One multiple ack a lane for a prefix that was taken. A closed channel's are passed over (redelivered)."""
         ...
 
     def pause(self) -> None:

@@ -16,7 +16,7 @@ from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
 from service.engine.records import canonical, keepable
-from service.errors import LostLease, Permanent, Retry, Unavailable, Unknown
+from service.errors import LostLease, Permanent, Poison, Retry, Unavailable, Unknown
 from service.ports import (
     Action,
     Clock,
@@ -228,7 +228,14 @@ class Runner:
             step=row.key.name, attempt=row.attempt, error=error,
         )  # fmt: skip
         signal = self._signal(row, outcome, result=dict(result), error=error, seconds=round(seconds, 3))
-        await self._patiently(lambda: self._store.finish(row, status, result, error, ready_at, signal))
+        try:
+            await self._patiently(lambda: self._store.finish(row, status, result, error, ready_at, signal))
+        except Poison as poison:
+            # The effect stands; what the action returned cannot be stored. Without it nobody could rely on the effect.
+            why = f"what {row.planned.action} returned cannot be stored: {poison}"
+            signal = self._signal(row, "failed", result={}, error=why, seconds=round(seconds, 3))
+            failed = StepStatus.FAILED
+            await self._patiently(lambda: self._store.finish(row, failed, {}, why, None, signal))
 
     async def _wait(self, row: StepRow, waiting: Waiting) -> None:
         signal = self._signal(row, "waiting", whom=waiting.whom, until=waiting.until)
