@@ -1,6 +1,7 @@
 """The batch publisher and the tap against a real RabbitMQ: many at once, odd ones, and what no message may break."""
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator
 
@@ -153,8 +154,10 @@ async def test_long_pause_gives_the_channels_back_and_resuming_opens_new_ones(
     """Or the broker would close the channel every half hour and count each time against the messages."""
     monkeypatch.setattr("service.adapters.rabbitmq.lanes.LONG_PAUSE", 0.2)
     await publish_event(amqp_url, "metrics.restart.requested", b"held", "1")
-    async with broker.lanes(0) as paused, broker.lanes(0) as other:
+    async with contextlib.AsyncExitStack() as opened:
+        paused = await opened.enter_async_context(broker.lanes(0))
         (held,) = await collect(paused, 1)
+        other = await opened.enter_async_context(broker.lanes(0))
         paused.pause()
         (given,) = await collect(other, 1)
         assert (given.body, given.redelivered) == (b"held", True)

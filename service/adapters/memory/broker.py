@@ -14,28 +14,16 @@ from itertools import count
 from typing import Literal
 
 from schemas.events import EVENTS, Lane
+from service.adapters.memory.lanes import CONTENT_TYPE, UNROUTED, Consumer, MemoryLanes, Message, intake_queue
 from service.errors import Retry, Unavailable
-from service.ports import Clock, Delivery, OutMessage, Sent
+from service.ports import Clock, OutMessage, Sent
 
 EVENTS_EXCHANGE, STATUS_EXCHANGE, COMMANDS_EXCHANGE = "relight.events", "relight.status", "relight.commands"
-UNROUTED, STATUS_LOG = "relight.unrouted", "relight.status.log"
-CONTENT_TYPE = "application/cloudevents+json"
+STATUS_LOG = "relight.status.log"
 PREFETCH = 600
 """Deliveries a lane may hold unacknowledged, as with the real one."""
 
 Notification = tuple[str, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message as a queue holds it. `due`: not delivered before, on the monotonic clock."""
-
-    routing_key: str
-    body: bytes
-    user: str | None = None
-    content_type: str | None = CONTENT_TYPE
-    due: float = 0.0
-    redelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +54,7 @@ class _Queue:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ready: deque[Message] = deque()
-        self.consumers: list[_Consumer] = []
+        self.consumers: list[Consumer] = []
 
 
 class MemoryBroker:
@@ -176,7 +164,7 @@ class MemoryBroker:
                     self._bindings[f"{system}.{kind.name}"] = {queue}
 
     @contextlib.asynccontextmanager
-    async def lanes(self, shard: int) -> AsyncIterator["MemoryLanes"]:
+    async def lanes(self, shard: int) -> AsyncIterator[MemoryLanes]:
         lanes = MemoryLanes(self, shard)
         self._lanes.append(lanes)
         if not self._away:
@@ -263,11 +251,11 @@ class MemoryBroker:
         # What is due and was not delivered waits for something else: for an ack, or for its consumer to end.
         return min((seconds for seconds in late if seconds > 0), default=None)
 
-    def consume(self, name: str, consumer: "_Consumer") -> None:
+    def consume(self, name: str, consumer: Consumer) -> None:
         self._queue(name).consumers.append(consumer)
         self.pump([name])
 
-    def give_back(self, name: str, consumer: "_Consumer", messages: Sequence[Message]) -> None:
+    def give_back(self, name: str, consumer: Consumer, messages: Sequence[Message]) -> None:
         """A channel was closed: what it held goes to the front again, in order and marked."""
         queue = self._queue(name)
         if consumer in queue.consumers:
@@ -327,128 +315,6 @@ class MemoryBroker:
     def _reach(self) -> None:
         if self._away:
             raise Unavailable("RabbitMQ", "it was taken away")
-
-
-def intake_queue(lane: Lane, shard: int) -> str:
-    return f"relight.intake.{lane.value}.{shard}"
-
-
-class _Consumer:
-    """One lane's channel: what it was given and has not acknowledged, by tag."""
-
-    def __init__(self, broker: MemoryBroker, lane: Lane, queues: tuple[str, ...], arrived: asyncio.Event) -> None:
-        self.lane, self.queues = lane, queues
-        self.buffer: deque[Delivery] = deque()
-        self._broker, self._arrived = broker, arrived
-        self._number: int | None = None
-        self._tag = 0
-        self._held: dict[int, tuple[str, Message]] = {}
-
-    def open(self) -> None:
-        if self._number is None:
-            self._number, self._tag = self._broker.number(), 0
-            for name in self.queues:
-                self._broker.consume(name, self)
-
-    def wants(self, name: str) -> bool:
-        # As with the real one, the prefetch counts for each consumer of the channel.
-        return sum(1 for queue, _ in self._held.values() if queue == name) < self._broker.prefetch
-
-    def receive(self, name: str, message: Message) -> None:
-        if self._number is None:
-            raise RuntimeError("a closed channel was given a message")
-        self._tag += 1
-        self._held[self._tag] = (name, message)
-        self.buffer.append(
-            Delivery(
-                lane=self.lane,
-                channel=self._number,
-                tag=self._tag,
-                queue=name,
-                routing_key=message.routing_key,
-                body=message.body,
-                user=message.user,
-                redelivered=message.redelivered,
-                content_type=message.content_type,
-            )
-        )
-        self._arrived.set()
-
-    def ack(self, number: int, upto: int) -> None:
-        if number != self._number:
-            return
-        for tag in [tag for tag in self._held if tag <= upto]:
-            del self._held[tag]
-        self._broker.pump(self.queues)
-
-    def lose(self) -> None:
-        """The channel is closed, by whomever."""
-        self._number = None
-        self.buffer.clear()
-        held, self._held = self._held, {}
-        for name in self.queues:
-            self._broker.give_back(name, self, [message for queue, message in held.values() if queue == name])
-
-
-class MemoryLanes:
-    """The port Lanes."""
-
-    def __init__(self, broker: MemoryBroker, shard: int) -> None:
-        self._broker = broker
-        self._arrived = asyncio.Event()
-        self._resumed = asyncio.Event()
-        self._resumed.set()
-        own = (intake_queue(Lane.CONTROL, shard),) + ((UNROUTED,) if shard == 0 else ())
-        self._lanes = (
-            _Consumer(broker, Lane.CONTROL, own, self._arrived),
-            _Consumer(broker, Lane.METRICS, (intake_queue(Lane.METRICS, shard),), self._arrived),
-        )
-        self._names = tuple(name for lane in self._lanes for name in lane.queues)
-
-    def open(self) -> None:
-        for lane in self._lanes:
-            lane.open()
-
-    def lose(self) -> None:
-        for lane in self._lanes:
-            lane.lose()
-
-    async def wait(self, timeout: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._resumed.wait()
-                while True:
-                    self._broker.pump(self._names)
-                    if any(lane.buffer for lane in self._lanes):
-                        return
-                    self._arrived.clear()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._broker.next_due(self._names)):
-                            await self._arrived.wait()
-
-    def take(self, limit: int) -> tuple[Delivery, ...]:
-        if not self._resumed.is_set():
-            return ()
-        self._broker.pump(self._names)
-        taken: list[Delivery] = []
-        for lane in self._lanes:
-            taken.extend(lane.buffer.popleft() for _ in range(min(limit - len(taken), len(lane.buffer))))
-        return tuple(taken)
-
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        for lane in self._lanes:
-            highest: dict[int, int] = {}
-            for delivery in deliveries:
-                if delivery.lane is lane.lane:
-                    highest[delivery.channel] = max(delivery.tag, highest.get(delivery.channel, 0))
-            for number, tag in highest.items():
-                lane.ack(number, tag)
-
-    def pause(self) -> None:
-        self._resumed.clear()
-
-    def resume(self) -> None:
-        self._resumed.set()
 
 
 class MemoryPublisher:

@@ -59,15 +59,20 @@ def pauses() -> Iterator[float]:
 async def ask(call: Awaitable[T], timeout: float = CALL_TIMEOUT) -> T:
     """The answer of an aiormq call, or Unavailable; a refusal by the server is raised as it is.
 
-    aiormq ends its calls with CancelledError when a connection dies. Only a cancellation of our own task may pass as
-    one: taken for it, a dying connection would look like a request to stop.
+    aiormq ends its calls with CancelledError when a connection dies, and may answer although we were cancelled (its
+    `wait_for` does, on Python 3.11). Neither may reach a caller: a dying connection is no request to stop, and such a
+    request must not be lost. What counts is whether our own task was asked to stop while this call lasted.
     """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         async with asyncio.timeout(timeout):
-            return await call
+            answer = await call
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return answer
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if task is not None and task.cancelling() > before:
             raise
         raise Unavailable(SERVER, "the connection was lost while it was asked") from None
     except TimeoutError:
@@ -89,6 +94,8 @@ def explain(error: BaseException) -> str:
         return "it refuses user or password (ACCESS_REFUSED)"
     if isinstance(error, TimeoutError):
         return "no answer to the attempt to connect"
+    if isinstance(error, asyncio.CancelledError):
+        return "the connection was cut: the server was silent for too long"
     return str(error) or type(error).__name__
 
 

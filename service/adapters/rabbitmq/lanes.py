@@ -49,6 +49,7 @@ class Consumer:
         self._number = 0
         self._over = asyncio.Event()
         self._cancelled = False
+        self._resting = False
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._troubled = False
@@ -56,6 +57,7 @@ class Consumer:
     def rest(self) -> None:
         """Closes the channel and opens none until `work`."""
         self._wanted.clear()
+        self._resting = True
         self._over.set()
 
     def work(self) -> None:
@@ -90,7 +92,7 @@ class Consumer:
                 async with self._open(connection) as channel:
                     pause = FIRST_PAUSE
                     why = await self._until_over(channel)
-                if not self._wanted.is_set():
+                if self._resting:
                     continue
                 declare = self._cancelled
                 if self._link.current is connection:
@@ -113,8 +115,9 @@ class Consumer:
         try:
             if tap is None or self._link.current is not connection:
                 raise Unavailable("RabbitMQ", "the connection was lost while a lane was opened")
+            self._resting = not self._wanted.is_set()
             self._over.clear()
-            if not self._wanted.is_set():
+            if self._resting:
                 self._over.set()
             self._cancelled = False
             self._channel, self._number = channel, next(self._numbers)

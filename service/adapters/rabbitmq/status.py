@@ -102,7 +102,8 @@ class RabbitStatusReader:
                 raise Unavailable(SERVER, f"its status log cannot be read: {explain(error)}") from error
             while True:
                 try:
-                    tag, routing_key, body = await asyncio.wait_for(inbox.get(), quiet)
+                    async with asyncio.timeout(quiet):
+                        tag, routing_key, body = await inbox.get()
                 except TimeoutError:
                     if channel.is_closed:
                         raise Unavailable(SERVER, "the connection was lost during a replay") from None
