@@ -70,9 +70,8 @@ GRACE = timedelta(minutes=1)
 
 
 def _announced(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    due = record(data, "restart").get("due")
-    earliest = now + system.restart.notice.lead
-    return max(datetime.fromisoformat(due), earliest) if isinstance(due, str) else earliest
+    due = record(data, "restart").get("due")  # as `note_restart` has it: never sooner than the notice
+    return datetime.fromisoformat(due) if isinstance(due, str) else now + system.restart.notice.lead
 
 
 def _announced_at_the_latest(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
