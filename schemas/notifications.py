@@ -99,7 +99,8 @@ class WaitData(Open):
 
 
 class CommandData(Open):
-    """A command to a participant. It is void after `expires`; a `token` lower than one seen before is refused.
+    """A command to a participant. It is void after `expires`; a `token` lower than one seen before is refused,
+    except for `report`, which changes nothing and may overtake another question.
 
     The same `commandid` may arrive twice: it is answered again, not performed again.
     """

@@ -421,10 +421,15 @@ class StepStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """An instance for people: its snapshot, its current steps, its due timers."""
+    """An instance for people: its snapshot, its current steps, and the due times of its current entry."""
 
     snapshot: Snapshot
     steps: tuple[StepRow, ...]
+    timers: tuple[TimerRow, ...] = ()
+
+    def silent_at(self, step: str) -> datetime | None:
+        """Until when a waiting step waits for its answer."""
+        return next((timer.due_at for timer in self.timers if timer.kind == f"step:{step}"), None)
 
 
 class Reader(Protocol):

@@ -46,7 +46,7 @@ def status(settings: Settings, screen: Screen, system: str | None, as_json: bool
         ],
     )
     for view in views:
-        for text in (*_open_steps(view), *_waits(view, zone)):
+        for text in (*_open_steps(view, zone), *_waits(view, zone)):
             screen.say(f"{view.snapshot.instance}: {text}", Tone.WAIT)
     return 0
 
@@ -60,7 +60,7 @@ def _progress(steps: tuple[StepRow, ...]) -> str:
     return f"{sum(step.status in SETTLED for step in steps)}/{len(steps)}" if steps else ""
 
 
-def _open_steps(view: InstanceView) -> Iterator[str]:
+def _open_steps(view: InstanceView, zone: tzinfo) -> Iterator[str]:
     """What is being done now and what went wrong, a line each; planned and settled steps are only counted."""
     for step in view.steps:
         name, who = step.key.name, step.planned.component
@@ -71,7 +71,10 @@ def _open_steps(view: InstanceView) -> Iterator[str]:
                 again = f" again after: {short(step.error)}" if step.error else ""
                 yield f"{name} is about to begin{again}, at {step.place}"
             case StepStatus.WAITING:
-                yield f"{name} waits for {who or 'an answer'}; if it stays silent: {step.planned.on_silence.value}"
+                until = view.silent_at(name)
+                when = f" until {clock(until, zone)}" if until is not None else ""
+                then = step.planned.on_silence.value
+                yield f"{name} waits for {who or 'an answer'}{when}; if it stays silent: {then}"
             case StepStatus.FAILED | StepStatus.UNKNOWN:
                 yield f"{name} {step.status.value}: {short(step.error or 'no reason was given')}"
             case _:
@@ -121,6 +124,7 @@ def _view(view: InstanceView) -> dict[str, Any]:
                 "place": step.place,
                 "worker": step.worker,
                 "ready_at": step.ready_at,
+                "waits_until": view.silent_at(step.key.name),
                 "error": step.error,
                 "result": dict(step.result),
             }

@@ -163,6 +163,18 @@ async def test_a_waiting_step_is_ready_when_its_answer_comes(kept: Kept) -> None
     assert (await stored(kept)).answer == ANSWER
 
 
+async def test_people_see_until_when_a_step_waits(kept: Kept) -> None:
+    owner = await planned(kept, step("pause"))
+    [row] = await claimed(kept)
+    assert await kept.store.wait(row, NOW + MINUTE, says("waiting"))
+    [view] = await kept.store.instances()
+    assert view.silent_at("pause") == NOW + MINUTE
+    change = StepChange(row.key, StepStatus.READY, ASKED, NOW, ANSWER)
+    await kept.store.commit(owner.batch(step_changes=(change,)))
+    [view] = await kept.store.instances()
+    assert view.silent_at("pause") is None
+
+
 async def test_an_answer_that_was_quicker_than_the_record_of_waiting_is_found(kept: Kept) -> None:
     owner = await planned(kept, step("pause"))
     [row] = await claimed(kept)

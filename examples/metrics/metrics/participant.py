@@ -30,7 +30,7 @@ AWAY = (OSError, TimeoutError, aio_pika.exceptions.AMQPError)
 """What an absent broker looks like."""
 
 
-class Refused(Exception):  # noqa: N818  # an answer, not an error
+class Refused(Exception):  # an answer, not an error
     """The command is understood and not obeyed, and why."""
 
 
@@ -129,11 +129,12 @@ class Participant:
         self, commandid: str, command: str, token: int, expires: datetime, arguments: Mapping[str, Any]
     ) -> dict[str, Any]:
         about = {"component": self._component, "commandid": commandid, "token": token}
-        if token < self._token:
+        # A report changes nothing, and two checks may ask side by side, in whatever order they arrive.
+        if token < self._token and command != "report":
             return {**about, "outcome": "refused", "detail": f"token {token} is lower than {self._token}"}
         if expires <= datetime.now(UTC):
             return {**about, "outcome": "refused", "detail": f"the command was void after {expires.isoformat()}"}
-        self._token = token
+        self._token = max(self._token, token)
         if commandid in self._done and command != "report":
             return {**self._done[commandid], **about}
         try:

@@ -144,7 +144,15 @@ class ReaderSide(Doors):
     @door
     async def instances(self, system: str | None = None) -> tuple[InstanceView, ...]:
         found = [one for _, one in sorted(self.tables.instances.items()) if system in (None, one.system)]
-        return tuple(InstanceView(one, self.current_steps(one.instance)) for one in found)
+        timers = sorted((row for _, row in self.tables.timers.values()), key=lambda row: row.due_at)
+        return tuple(
+            InstanceView(
+                one,
+                self.current_steps(one.instance),
+                tuple(row for row in timers if (row.instance, row.entry) == (one.instance, one.entry)),
+            )
+            for one in found
+        )
 
     def current_steps(self, instance: InstanceId) -> tuple[StepRow, ...]:
         """The steps of the instance's current state entry."""

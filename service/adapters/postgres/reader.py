@@ -6,7 +6,7 @@ from machines.model import InstanceId
 from service.adapters.postgres import rows
 from service.adapters.postgres.connections import Connections
 from service.adapters.postgres.queries import READER
-from service.ports import DeadLetter, InstanceView, LogRow, StepRow
+from service.ports import DeadLetter, InstanceView, LogRow, StepRow, TimerRow
 
 
 class ReaderSide:
@@ -15,13 +15,19 @@ class ReaderSide:
     _views: Connections
 
     async def instances(self, system: str | None = None) -> tuple[InstanceView, ...]:
-        [found, steps] = await self._views.many(
-            [(READER["instances"], (system,)), (READER["current_steps"], (system,))]
-        )
+        names = ("instances", "current_steps", "current_timers")
+        [found, steps, timers] = await self._views.many([(READER[name], (system,)) for name in names])
         current: dict[str, list[StepRow]] = {}
         for row in steps:
             current.setdefault(row["instance"], []).append(rows.step(row))
-        return tuple(InstanceView(rows.snapshot(row), tuple(current.get(row["instance"], ()))) for row in found)
+        due: dict[str, list[TimerRow]] = {}
+        for row in timers:
+            due.setdefault(row["instance"], []).append(rows.timer(row))
+        return tuple(
+            InstanceView(rows.snapshot(row), tuple(current.get(name, ())), tuple(due.get(name, ())))
+            for row in found
+            for name in (row["instance"],)
+        )
 
     async def history(self, instance: InstanceId, after_seq: int = 0, limit: int = 1000) -> tuple[LogRow, ...]:
         return tuple(map(rows.log, await self._views.fetch(READER["history"], instance, after_seq, limit)))

@@ -9,6 +9,13 @@ JOIN relight.steps s ON s.instance = i.instance AND s.entry = i.entry
 WHERE $1::text IS NULL OR i.system = $1
 ORDER BY s.instance, s.position, s.name;
 
+-- current_timers --
+-- The due times of the current state entries of all instances, or of those of one system.
+SELECT t.instance, t.entry, t.kind, t.due_at FROM relight.instances i
+JOIN relight.timers t ON t.instance = i.instance AND t.entry = i.entry
+WHERE $1::text IS NULL OR i.system = $1
+ORDER BY t.instance, t.due_at;
+
 -- history --
 -- The log of one instance after a seq.
 SELECT * FROM relight.log WHERE instance = $1 AND seq > $2 ORDER BY seq LIMIT $3;
