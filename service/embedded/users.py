@@ -58,7 +58,9 @@ def rights(user: BrokerUser) -> Rights:
     return Rights(f"^({own})$", rf"^(relight\.events|{own})$", rf"^({heard}|{own})$", topic)
 
 
-async def provide_users(server: RabbitServer, users: Iterable[BrokerUser], folder: Path) -> dict[str, Path]:
+async def provide_users(
+    server: RabbitServer, users: Iterable[BrokerUser], folder: Path, *, vhost: str = "/"
+) -> dict[str, Path]:
     """Makes these users on the broker and writes each one's AMQP URL to `<folder>/<name>.url` (0600); files by name.
 
     Users made here earlier that are not among `users` are deleted with their files. Raises EmbeddedError.
@@ -82,13 +84,15 @@ async def provide_users(server: RabbitServer, users: Iterable[BrokerUser], folde
         password = _password(file) or secrets.token_urlsafe(24)
         await api.put(f"/users/{quote(name, safe='')}", {"password": password, "tags": TAG})
         given = rights(user)
-        await server.set_permissions(name, configure=given.configure, write=given.write, read=given.read)
+        await server.set_permissions(
+            name, vhost=vhost, configure=given.configure, write=given.write, read=given.read
+        )
         if given.topic is not None:
             await api.put(
-                f"/topic-permissions/%2F/{quote(name, safe='')}",
+                f"/topic-permissions/{quote(vhost, safe='')}/{quote(name, safe='')}",
                 {"exchange": "relight.commands", "write": "^$", "read": given.topic},
             )
-        write_private(file, server.url_for("/", name, password) + "\n")
+        write_private(file, server.url_for(vhost, name, password) + "\n")
         files[name] = file
     return files
 

@@ -1,0 +1,160 @@
+"""Relight's own tables as the engine, the workers and people see them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from machines.model import InstanceId, StepStatus
+from schemas.base import Json
+from service.ports.rows import (
+    Batch,
+    DeadLetter,
+    EventKey,
+    InstanceView,
+    Loaded,
+    LogRow,
+    NewSignal,
+    OutboxRow,
+    Ownership,
+    Prepared,
+    Signal,
+    StepRow,
+    TimerRow,
+    Token,
+)
+
+
+class Store(Protocol):
+    """Relight's own tables. Raises Unavailable, LostLease, Conflict, Transient or Poison."""
+
+    async def acquire(self, shard: int, owner: str, lease: timedelta) -> Ownership | None:
+        """The shard's lease with a new token, or None while another owner's lease has not ended."""
+        ...
+
+    async def renew(self, ownership: Ownership, lease: timedelta) -> None:
+        """Prolongs the lease. Raises LostLease when the token is not the newest any more or the lease has ended."""
+        ...
+
+    async def release(self, ownership: Ownership) -> None:
+        """Ends the lease now, so that another may follow at once."""
+        ...
+
+    async def pending(self, shard: int, now: datetime, limit: int) -> tuple[tuple[Signal, ...], tuple[TimerRow, ...]]:
+        """Oldest signals and due timers of a shard; they stay until a batch removes them."""
+        ...
+
+    async def next_timer(self, shard: int) -> datetime | None:
+        """When the earliest timer of the shard is due."""
+        ...
+
+    async def prepare(
+        self, shard: int, keys: Sequence[EventKey], instances: Sequence[InstanceId], systems: Sequence[str]
+    ) -> Prepared:
+        """What is known of these events and instances, in one round trip."""
+        ...
+
+    async def commit(self, batch: Batch) -> tuple[int, ...]:
+        """Writes the batch as a whole or not at all; the ids of its outbox rows, in order.
+
+        Raises LostLease (token not the newest, or lease ended by the database's clock), Conflict (a snapshot has
+        another seq), Transient, Poison, Unavailable.
+        """
+        ...
+
+    async def count_attempt(self, shard: int, token: Token, key: EventKey) -> int:
+        """Commits one more attempt at an event that is tried alone; how many there were, this one included."""
+        ...
+
+    async def unsent(self, shard: int, limit: int) -> tuple[OutboxRow, ...]:
+        """The oldest outbox rows of a shard that were not sent, in order; undelivered ones are left out."""
+        ...
+
+    async def undeliverable(self, shard: int, token: Token, row: int, why: str) -> None:
+        """Marks a row that the status exchange refused and the status log took: kept, replayable, out of the way."""
+        ...
+
+    async def signal(self, signals: Sequence[NewSignal]) -> None:
+        """Appends signals for whoever owns their systems' shards, and wakes that owner."""
+        ...
+
+    async def wait_for_signal(self, shard: int, timeout: float) -> None:
+        """Returns when a signal for the shard was appended, or after `timeout` seconds."""
+        ...
+
+    async def keep_configurations(self, configurations: Mapping[str, str]) -> None:
+        """Remembers configurations by hash (canonical text); known ones stay as they are."""
+        ...
+
+    async def configurations_in_use(self) -> Mapping[str, str]:
+        """Hash to canonical text of every configuration that an instance stands on; a missing text is empty."""
+        ...
+
+    async def machines_in_use(self) -> Mapping[tuple[str, int], int]:
+        """How many instances stand on each (machine, version)."""
+        ...
+
+
+class StepStore(Protocol):
+    """The runner's side of the step rows. Every write names the token of the claim and raises LostLease without it."""
+
+    async def claim(
+        self, worker: str, places: Sequence[str], now: datetime, lease: timedelta, limit: int
+    ) -> tuple[StepRow, ...]:
+        """Steps that are ready (or running under a lease that ended), each with a new token.
+
+        `attempt` grows when the step begins anew. A claim that follows an answer goes on with the attempt that asked;
+        an interrupted one is the same attempt still: its probe decides, and a crash costs nothing of the budget.
+        A row that comes back with `token` differing from the token it had while `running` was interrupted: its
+        `status` is RUNNING and `error` is `interrupted`.
+        """
+        ...
+
+    async def renew_claim(self, row: StepRow, lease: timedelta) -> None: ...
+
+    async def finish(
+        self,
+        row: StepRow,
+        status: StepStatus,
+        result: Mapping[str, Json],
+        error: str | None,
+        ready_at: datetime | None,
+        signal: NewSignal,
+    ) -> None:
+        """Records what became of the claim (done, failed, unknown, or ready at `ready_at`) together with the signal.
+
+        Ready again, the answer is used up. Allowed after the lease ended, as long as nobody else has claimed the step:
+        what is known is not lost. Raises Poison when `result` cannot be stored (NaN): the claim stays.
+        """
+        ...
+
+    async def wait(self, row: StepRow, until: datetime, signal: NewSignal) -> bool:
+        """Gives the claim up until an answer arrives or `until` passes (a timer `step:<name>` is set).
+
+        False: the answer is already there; the step is ready again at once and no signal is sent. An answer that the
+        claim already carried (`row.answer`) is used up: the step waits for the next one.
+        """
+        ...
+
+    async def context(self, row: StepRow) -> Loaded:
+        """The instance as it stands and the steps of the row's state entry: what an action may build on."""
+        ...
+
+    async def wait_for_step(self, timeout: float) -> None:
+        """Returns when a step became ready, or after `timeout` seconds."""
+        ...
+
+
+class Reader(Protocol):
+    """Read-only views for commands and pages."""
+
+    async def instances(self, system: str | None = None) -> tuple[InstanceView, ...]: ...
+
+    async def history(self, instance: InstanceId, after_seq: int = 0, limit: int = 1000) -> tuple[LogRow, ...]: ...
+
+    async def steps(self, instance: InstanceId, first_entry: int = 0) -> tuple[StepRow, ...]: ...
+
+    async def dead_letters(self, limit: int = 100) -> tuple[DeadLetter, ...]: ...
+
+    async def counts(self) -> Mapping[str, int]:
+        """Rows waiting: signals, outbox, undelivered, dead, steps by status (`steps_ready`, …)."""
+        ...

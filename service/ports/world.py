@@ -1,0 +1,100 @@
+"""What the actions may touch: processes, databases, documents, participants, programs, secrets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from schemas.base import Json
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """A supervised process: running (`started`: clock ticks since boot, /proc/PID/stat field 22), or not.
+
+    `exit_status` of the last run (negative: the signal), None while it runs or when nobody saw its end.
+    """
+
+    running: bool
+    pid: int | None = None
+    started: int | None = None
+    exit_status: int | None = None
+    log: str | None = None
+
+
+class Processes(Protocol):
+    """Process components under a detached supervisor on this host. `name` is `<system>.<component>`."""
+
+    async def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: str
+    ) -> ProcessState:
+        """Starts it unless it runs (then it is adopted). Returns once the process exists."""
+        ...
+
+    async def state(self, name: str) -> ProcessState: ...
+
+    async def tell(self, name: str, signal: str) -> None:
+        """Sends a signal (`USR1`, `TERM`; `KILL` to its group) to the process, pid and start time compared first."""
+        ...
+
+    async def wait_stopped(self, name: str, timeout: timedelta) -> ProcessState:
+        """Waits until it has ended; the state then, running or not."""
+        ...
+
+
+class Databases(Protocol):
+    """PostgreSQL databases of the systems (not Relight's own)."""
+
+    async def value(self, dsn: str, query: str, timeout: timedelta) -> Json:
+        """First column of the first row. Raises Retry when the server is away, Permanent when the query is wrong."""
+        ...
+
+    async def sessions(self, dsn: str, application: str) -> tuple[str, ...]:
+        """The sessions of `application_name` in pg_stat_activity, one line each: pid, user, state, age, query head."""
+        ...
+
+
+class Storage(Protocol):
+    """Documents by URL (`file://…`)."""
+
+    async def write(self, url: str, content: bytes) -> None:
+        """Atomic and durable (written aside, synced, renamed). Raises Retry or Permanent."""
+        ...
+
+    async def read(self, url: str) -> bytes: ...
+
+
+class Commands(Protocol):
+    """To participants over AMQP."""
+
+    async def send(self, routing_key: str, command_id: str, body: str) -> bool:
+        """Publishes mandatory with confirm; False when no participant is bound to it. Raises Retry when cut off."""
+        ...
+
+
+class Programs(Protocol):
+    """Short programs, as argument lists, each in its own process group, ended when the time is over or on cancel."""
+
+    async def run(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str, timeout: timedelta
+    ) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error (64 KiB of each at most)."""
+        ...
+
+
+class Secrets(Protocol):
+    def resolve(self, reference: str, folder: str) -> str:
+        """The value behind `env:NAME` or `file:/path`; other text is itself. Raises Permanent when it is missing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything that actions may touch, handed to them as one argument."""
+
+    processes: Processes
+    databases: Databases
+    storage: Storage
+    commands: Commands
+    programs: Programs
+    secrets: Secrets
