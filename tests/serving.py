@@ -81,8 +81,8 @@ class Serving:
     def last_words(self, lines: int = 30) -> str:
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
 
-    async def end(self) -> None:
-        """Ends serve, if it runs; what it cares for goes on."""
+    async def stop(self) -> None:
+        """Ends serve in order, if it runs; what it cares for goes on."""
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
             try:

@@ -84,9 +84,7 @@ async def provide_users(
         password = _password(file) or secrets.token_urlsafe(24)
         await api.put(f"/users/{quote(name, safe='')}", {"password": password, "tags": TAG})
         given = rights(user)
-        await server.set_permissions(
-            name, vhost=vhost, configure=given.configure, write=given.write, read=given.read
-        )
+        await server.set_permissions(name, vhost=vhost, configure=given.configure, write=given.write, read=given.read)
         if given.topic is not None:
             await api.put(
                 f"/topic-permissions/{quote(vhost, safe='')}/{quote(name, safe='')}",

@@ -34,7 +34,7 @@ class Stage(Serving):
 
     async def end(self) -> None:
         """Ends serve and the components that still run; each by the pid that it told us."""
-        await super().end()
+        await self.stop()
         alive: dict[str, int | None] = {}
         for effect in read_effects(self.effects):
             if effect.what in ("start", "stop"):
