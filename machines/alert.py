@@ -13,7 +13,8 @@ from machines.address import carried
 from machines.model import Event, Facts, InstanceId, Machine, On, Reason, State, Transition
 from schemas.base import Json
 from schemas.events import MetricObserved
-from schemas.system import Alert, Direction, System
+from schemas.rules import Alert, Direction
+from schemas.system import System
 
 NAME = "alert"
 MEASURED = "metric.observed"

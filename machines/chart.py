@@ -76,7 +76,7 @@ class Chart:
                 changes[BUDGETS] = None
         elif taken.budget is not None:
             changes[BUDGETS] = {**_budgets(facts.snapshot.data), budget_key(taken): _spent(taken, facts) + 1}
-        return Move(str(taken.target), changes, _why(trigger, taken, facts, passed_over))
+        return Move(str(taken.target), changes, _why(trigger, taken, facts, passed_over), taken.stay)
 
     def _not_here(self, trigger: str, facts: Facts) -> Reason:
         if self.machine.explain is not None and (reason := self.machine.explain(trigger, facts)) is not None:

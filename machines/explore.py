@@ -149,7 +149,8 @@ class Explorer:
                 return there
         for step in _open(here.steps):
             outcome = fate.get(step.planned.name.split(":")[0], Outcome.GOOD)
-            return _settle(here, step, outcome if outcome in _possible(step) else Outcome.GOOD)
+            outcome = outcome if outcome in _possible(step) else Outcome.GOOD
+            return self._stayed(_settle(here, step, outcome), outcome, seen)
         if state.dwell is not None and not here.dwelled:
             return replace(here, dwelled=True, moment=min(here.moment + 1, self._moments - 1))
         if state.deadline is not None and not raised:
@@ -166,7 +167,8 @@ class Explorer:
                 return
         for step in _open(here.steps):
             for outcome in _possible(step):
-                yield Edge(here, _settle(here, step, outcome), None, outcome is not Outcome.WAIVED)
+                settled = self._stayed(_settle(here, step, outcome), outcome, seen)
+                yield Edge(here, settled, None, outcome is not Outcome.WAIVED)
         if state.dwell is not None and not here.dwelled:
             passed = replace(here, dwelled=True, moment=min(here.moment + 1, self._moments - 1))
             yield Edge(here, passed, None, True)
@@ -177,6 +179,17 @@ class Explorer:
                 yield Edge(here, there, trigger, False)
         if here.moment + 1 < self._moments:
             yield Edge(here, replace(here, moment=here.moment + 1), None, False)
+
+    def _stayed(self, here: Configuration, outcome: Outcome, seen: Exploration) -> Configuration:
+        """What a step's success changes while the state goes on: the data only, by a transition that stays."""
+        if outcome is not Outcome.GOOD or On.STEP_DONE not in self._chart.possible(here.state):
+            return here
+        verdict = self._chart.decide(On.STEP_DONE, self._facts(here, On.STEP_DONE, None))
+        if not isinstance(verdict, Move):
+            return here
+        seen.taken.add((here.state, On.STEP_DONE, verdict.target))
+        data = {name: value for name, value in {**here.data, **verdict.changes}.items() if value is not None}
+        return replace(here, data=data)
 
     def _raised(self, here: Configuration) -> tuple[str, ...]:
         if not here.entered:

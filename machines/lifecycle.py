@@ -13,6 +13,7 @@ from machines.address import carried
 from machines.evidence import record, step_of, text
 from machines.lifecycle_memory import (
     absent,
+    announced_anew,
     note_absent,
     note_baseline,
     note_failure,
@@ -37,8 +38,9 @@ from machines.model import (
     Transition,
 )
 from schemas.base import Json
+from schemas.components import Command
 from schemas.events import RestartCancelled, RestartRequested, SystemRegistered
-from schemas.system import Command, System
+from schemas.system import System
 
 NAME = "lifecycle"
 
@@ -75,13 +77,19 @@ def _announced(system: System, data: Mapping[str, Json], now: datetime) -> datet
 
 
 def _announced_at_the_latest(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return _announced(system, data, now) + TELLING
+    return _announced(system, data, now) + TELLING + _backing_up(system, "before_pause")
+
+
+def _backing_up(system: System, when: str) -> timedelta:
+    """What the backups may take where they are made then: each is made, verified and restored in a test."""
+    backup = system.restart.backup
+    return backup.within * 3 * len(backup.databases) if backup is not None and backup.when == when else timedelta(0)
 
 
 def _before_the_pause_lapses(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
     """The pause must still hold while the components are stopped: nothing may be worked on after the snapshot."""
     restart, count = system.restart, len(system.components)
-    wanted = restart.limits.drain + restart.answer_within * count + GRACE
+    wanted = restart.limits.drain + restart.answer_within * count + _backing_up(system, "after_flush") + GRACE
     lease = restart.pause_lease
     return now + min(wanted, max(lease - restart.limits.stop * count, lease / 2))
 
@@ -169,6 +177,23 @@ def note_snapshot_missing(facts: Facts) -> Mapping[str, Json]:
     return note_failure(facts, snapshot_verified(facts))
 
 
+def told_later_than_announced(facts: Facts) -> Reason | None:
+    """With a required notice the lead time counts from the first delivery, not from when it was tried."""
+    return None if announced_anew(facts) else Reason("the announced time stands")
+
+
+def note_announced_anew(facts: Facts) -> Mapping[str, Json]:
+    return {"restart": {**record(facts.snapshot.data, "restart"), "due": announced_anew(facts)}}
+
+
+def _backup_before(system: System) -> bool:
+    return system.restart.backup is not None and system.restart.backup.when == "before_pause"
+
+
+def _backup_after(system: System) -> bool:
+    return system.restart.backup is not None and system.restart.backup.when == "after_flush"
+
+
 def _pause_arguments(system: System) -> Mapping[str, Json]:
     return {"lease": system.restart.pause_lease.total_seconds()}
 
@@ -194,6 +219,12 @@ STATES = (
             Step("tell", "notice.tell", attempts=3),
             # What was broken before must not be blamed on the restart, nor may it prevent one that would mend it.
             Step("baseline", "check.run", Each.CHECK, limit="verify", optional=True),
+            # Inside the lead time, not inside the downtime; the pause waits for them.
+            Step("backup", "postgres.backup", Each.BACKUP, limit="backup", attempts=2, when=_backup_before),
+            Step(
+                "verify_backup", "postgres.verify_backup", Each.BACKUP, limit="backup", attempts=2, when=_backup_before
+            ),
+            Step("restore_test", "postgres.restore_test", Each.BACKUP, limit="backup", attempts=2, when=_backup_before),
         ),
     ),
     State(
@@ -208,6 +239,8 @@ STATES = (
             Step(
                 "flush", "participant.flush", Each.COMPONENT_REVERSED, takes=Command.FLUSH, limit="drain", attempts=3
             ),
+            Step("backup", "postgres.backup", Each.BACKUP, limit="backup", when=_backup_after),
+            Step("verify_backup", "postgres.verify_backup", Each.BACKUP, limit="backup", when=_backup_after),
             Step("seal", "snapshot.seal", attempts=3),
             Step("verify_snapshot", "snapshot.verify", attempts=3),
         ),
@@ -228,6 +261,10 @@ STATES = (
         deadline=_stopped,
         then="halt and call a person",
         steps=(
+            Step(
+                "disconnect", "participant.disconnect", Each.COMPONENT_REVERSED, takes=Command.DISCONNECT,
+                limit="answer_within", attempts=2,
+            ),
             Step("stop", "component.stop", Each.COMPONENT_REVERSED, limit="stop", attempts=2),
             Step("confirm_stopped", "component.confirm_stopped", attempts=5),
         ),
@@ -283,6 +320,10 @@ TRANSITIONS = (
     Transition(
         (At.OPERATIONAL, At.DEGRADED), "restart.requested", At.NOTIFYING, (nothing_critical_running,), note_restart,
         "restart requested",
+    ),
+    Transition(
+        At.NOTIFYING, On.STEP_DONE, At.NOTIFYING, (told_later_than_announced,), note_announced_anew,
+        "told later than announced: the pause moves", budget=1, stay=True,
     ),
     Transition(At.NOTIFYING, On.COMPLETED, At.PRESERVING, (), note_baseline, "everybody was told, and it is time"),
     Transition(

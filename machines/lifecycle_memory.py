@@ -42,6 +42,18 @@ def note_restart(facts: Facts) -> Mapping[str, Json]:
     return {**_forget(facts), "restart": restart}
 
 
+def announced_anew(facts: Facts) -> str | None:
+    """The moment of the pause (ISO, UTC) that a required notice delivered just now asks for, if it is a later one."""
+    notice = facts.system.restart.notice
+    told = step_of(facts, "tell")
+    delivered = text(told.result, "delivered_at") if told is not None and told.status is StepStatus.DONE else None
+    due = record(facts.snapshot.data, "restart").get("due")
+    if notice.delivery != "required" or delivered is None or not isinstance(due, str):
+        return None
+    earliest = datetime.fromisoformat(delivered) + notice.lead
+    return earliest.astimezone(UTC).isoformat() if earliest > datetime.fromisoformat(due) else None
+
+
 def note_baseline(facts: Facts) -> Mapping[str, Json]:
     return {"baseline": {step.planned.name.split(":", 1)[-1]: evidence(step) for step in steps_of(facts, "baseline")}}
 

@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import NewType
 
 from schemas.base import Closed, Json
-from schemas.system import Command, OnSilence, System
+from schemas.components import Command, OnSilence
+from schemas.system import System
 
 InstanceId = NewType("InstanceId", str)
 """`lifecycle/metrics`, `alert/metrics/memory`."""
@@ -65,6 +66,9 @@ class Each(StrEnum):
     COMPONENT = "component"
     COMPONENT_REVERSED = "component_reversed"
     CHECK = "check"
+    DATABASE = "database"
+    BACKUP = "backup"
+    """A database that `restart.backup` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ class Step:
     """A side effect that belongs to a state, as the table has it; `plan.py` makes `PlannedStep`s of it.
 
     `timeout` is for one attempt; `limit` names the span of the system's `restart.limits`, or else of `restart`, that
-    replaces it. `arguments` (of the system) are what the action is told, planned into each of its `PlannedStep`s.
+    replaces it. `when` (of the system): planned only then. `arguments` (of the system) are what the action is told,
+    planned into each of its `PlannedStep`s.
     `takes`: planned only for components that answer this command; `keep`: also for components that a restart keeps.
     `optional`: its failure is recorded and the state goes on.
     """
@@ -87,6 +92,7 @@ class Step:
     keep: bool = False
     optional: bool = False
     arguments: Callable[[System], Mapping[str, Json]] | None = None
+    when: Callable[[System], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,8 @@ class Transition:
     changes: Changes | None = None
     reason: str = ""
     budget: int | None = None
+    stay: bool = False
+    """Logged without entering the state anew: its steps go on; dwell and deadline are computed again."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -213,6 +221,8 @@ class On(StrEnum):
     """Triggers that the engine raises itself; all others name events (`restart.requested`, `operator.retry`)."""
 
     COMPLETED = "completed"
+    STEP_DONE = "step.done"
+    """A step succeeded. Only a `stay` transition may be taken on it: the state's other steps go on."""
     STEP_FAILED = "step.failed"
     DEADLINE_PASSED = "deadline.passed"
 
@@ -253,6 +263,7 @@ class Move:
     target: str
     changes: Mapping[str, Json]
     reason: str
+    stay: bool = False
 
 
 @dataclass(frozen=True, slots=True)

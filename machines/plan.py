@@ -9,7 +9,11 @@ from datetime import datetime, timedelta
 
 from machines.model import Each, Machine, On, PlannedStep, State, Step, WaitFor
 from schemas.base import Json
-from schemas.system import OnSilence, System
+from schemas.components import Command, OnSilence
+from schemas.system import System
+
+UNLIMITED_BACKUP = timedelta(minutes=30)
+"""The limit of a backup where the file has none: no step is planned then, but every limit has a span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ def route(
 
 def limit(system: System, name: str) -> timedelta:
     """The span called `name` in the system's `restart.limits`, or else in `restart`. Raises ValueError for neither."""
+    if name == "backup":
+        return system.restart.backup.within if system.restart.backup is not None else UNLIMITED_BACKUP
     for place in (system.restart.limits, system.restart):
         value = getattr(place, name, None)
         if isinstance(value, timedelta):
@@ -77,9 +83,16 @@ def limit(system: System, name: str) -> timedelta:
 
 
 def _expand(step: Step, system: System, position: int) -> Iterator[PlannedStep]:
+    if step.when is not None and not step.when(system):
+        return
     match step.each:
         case Each.SYSTEM:
             yield _planned(step, system, step.name, position)
+        case Each.DATABASE | Each.BACKUP:
+            backup = system.restart.backup
+            names = tuple(system.databases) if step.each is Each.DATABASE else tuple(backup.databases if backup else ())
+            for offset, name in enumerate(names):
+                yield _planned(step, system, f"{step.name}:{name}", position + offset, database=name)
         case Each.CHECK:
             for index in range(len(system.verify)):
                 yield _planned(step, system, f"{step.name}:{index}", position, check=index)
@@ -93,15 +106,26 @@ def _expand(step: Step, system: System, position: int) -> Iterator[PlannedStep]:
 
 def _concerns(step: Step, system: System, name: str) -> bool:
     component = system.components[name]
+    if step.takes is Command.DISCONNECT and not any(need in system.mcp for need in component.needs):
+        return False
     return (step.keep or not component.keep) and (step.takes is None or component.takes(step.takes))
 
 
 def _planned(
-    step: Step, system: System, name: str, position: int, *, component: str | None = None, check: int | None = None
+    step: Step,
+    system: System,
+    name: str,
+    position: int,
+    *,
+    component: str | None = None,
+    check: int | None = None,
+    database: str | None = None,
 ) -> PlannedStep:
     arguments: dict[str, Json] = dict(step.arguments(system)) if step.arguments is not None else {}
     if check is not None:
         arguments["check"] = check
+    if database is not None:
+        arguments["database"] = database
     return PlannedStep(
         name=name,
         action=step.action,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
-from machines.model import InstanceId, Machine
+from machines.model import InstanceId, Machine, On
 from schemas.base import Closed, Json
 from schemas.events import Act, MetricObserved, OperatorActed, RestartCancelled, RestartRequested, SystemRegistered
 from schemas.system import System
@@ -21,6 +21,7 @@ _SEALED = {"url": "file:///state/1.json", "sha256": "a" * 64}
 EVIDENCE: Mapping[str, tuple[Evidence, Evidence | None]] = {
     "component.observe": ({"running": True}, {"running": False}),
     "check.run": ({"passed": True}, {"passed": False}),
+    "notice.tell": ({"delivered_at": (START + timedelta(hours=1)).isoformat()}, None),
     "participant.flush": ({"digest": "d" * 64, "where": "file:///state/flushed"}, None),
     "snapshot.seal": (_SEALED, {}),
     "snapshot.verify": ({"verified": True, "sha256": "a" * 64}, {"verified": True, "sha256": "b" * 64}),
@@ -28,7 +29,7 @@ EVIDENCE: Mapping[str, tuple[Evidence, Evidence | None]] = {
 """By action: what it returns when all is well, and (where a guard could care) when it is not."""
 
 
-def _system(name: str, components: dict[str, Json], verify: list[Json]) -> System:
+def _system(name: str, components: dict[str, Json], verify: list[Json], **more: Json) -> System:
     file: dict[str, Json] = {
         "system": name,
         "storage": {"state": "file:///state"},
@@ -39,6 +40,7 @@ def _system(name: str, components: dict[str, Json], verify: list[Json]) -> Syste
             {"metric": "direct", "warning": 70, "critical": 90, "hysteresis": 5},
             {"metric": "lasting", "warning": 70, "critical": 90, "hysteresis": 5, "for": "5m"},
         ],
+        **more,
     }
     return System.model_validate(file)
 
@@ -52,6 +54,8 @@ SYSTEMS = (
             "store": {"process": ["store"], "keep": True},
         },
         [_CHECK],
+        restart={"notice": {"delivery": "required"}},
+        channels={"warning": ["env:MAIL"]},
     ),
     _system(
         "two",
@@ -96,6 +100,6 @@ def samples(machine: Machine, instance: InstanceId) -> tuple[tuple[str, Closed],
     return tuple(
         (str(trigger), data)
         for trigger in triggers
-        if trigger not in ("completed", "step.failed", "deadline.passed")
+        if trigger not in tuple(On)
         for data in known.get(trigger, (Closed(),))
     )

@@ -107,7 +107,7 @@ class CommandData(Open):
 
     system: str
     component: str
-    command: Literal["pause", "flush", "report", "stop", "resume"]
+    command: Literal["pause", "flush", "report", "disconnect", "resume"]
     commandid: str
     token: int
     expires: Moment

@@ -5,80 +5,18 @@ Everything a machine may ask of a system is answered by pure methods of `System`
 
 import hashlib
 from collections.abc import Iterator
-from datetime import timedelta
-from enum import StrEnum
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from schemas.base import Closed, Duration, Json, Name
+from schemas.base import Closed, Duration, Name
+from schemas.checks import Check, McpCheck, RoundTripCheck, SqlCheck
+from schemas.components import Command, Component
 from schemas.events import Right
-
-Secret = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
-"""A reference to a secret, `env:NAME` or `file:/path`, resolved where it is used and never stored."""
-
-Argument = Annotated[str, Field(min_length=1, max_length=4000)]
-
-
-class OnSilence(StrEnum):
-    """What happens when a participant does not answer in time."""
-
-    ABORT = "abort"
-    PROCEED = "proceed"
-    KILL = "kill"
-
-
-class Command(StrEnum):
-    """What a participant may be told."""
-
-    PAUSE = "pause"
-    FLUSH = "flush"
-    REPORT = "report"
-    RESUME = "resume"
-
-
-class BySignal(Closed):
-    """The participant is told by a signal to its process, e.g. `USR1`; sent is done."""
-
-    signal: Annotated[str, Field(pattern=r"^[A-Z0-9+]{2,12}$")]
-
-
-class ByCommand(Closed):
-    """The participant is told by a program: exit status 0 is done; a JSON object on standard output is its answer."""
-
-    command: Annotated[list[Argument], Field(min_length=1)]
-
-
-class Participant(Closed):
-    """How a component is told: each command by a way of its own; a command that is absent is not given."""
-
-    pause: BySignal | ByCommand | None = None
-    flush: ByCommand | None = None
-    report: ByCommand | None = None
-    resume: BySignal | ByCommand | None = None
-
-
-class Component(Closed):
-    """A part of the system that is stopped and started. `process` is an argument list, never a shell line.
-
-    `env` values may be secret references (`env:…`, `file:…`); `cwd` is relative to the folder of the system's file.
-    `keep: true`: a restart leaves it running, and starts it when it is absent.
-    """
-
-    process: Annotated[list[Argument], Field(min_length=1)]
-    needs: list[Name] = Field(default_factory=list)
-    participant: Literal["amqp"] | Participant | None = None
-    on_silence: OnSilence = OnSilence.ABORT
-    keep: bool = False
-    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default_factory=dict)
-    cwd: str = "."
-
-    def takes(self, command: Command) -> bool:
-        """Whether this component answers `command`."""
-        if self.participant is None:
-            return False
-        return self.participant == "amqp" or getattr(self.participant, command.value) is not None
+from schemas.rules import Alert, Allow, Channels, Freeze, Secret
 
 
 class Database(Closed):
@@ -87,8 +25,34 @@ class Database(Closed):
     url: Secret
 
 
+class Mcp(Closed):
+    """An MCP server that the system uses. `url` is its streamable HTTP endpoint, or a secret reference to it.
+
+    `tools` must be among those it lists; `token` is a secret reference to a bearer token.
+    """
+
+    url: Annotated[str, Field(pattern=r"^(https?://.+|env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+    tools: list[str] = Field(default_factory=list)
+    token: Secret | None = None
+
+
 class Notice(Closed):
+    """How long before the pause people are told. `required`: no delivery to any channel means no restart, and the
+    pause comes no earlier than `lead` after the first delivery."""
+
     lead: Duration = timedelta(minutes=15)
+    delivery: Literal["required", "best_effort"] = "best_effort"
+
+
+class Backup(Closed):
+    """How a restart backs databases up before it stops anything. A backup that was restored in a test less than
+    `reuse_within` ago is reused. `floor`: a smaller dump is no backup (bytes)."""
+
+    databases: Annotated[list[Name], Field(min_length=1)]
+    when: Literal["before_pause", "after_flush"] = "before_pause"
+    reuse_within: Duration = timedelta(0)
+    floor: Annotated[int, Field(ge=1)] = 1000
+    within: Duration = timedelta(minutes=30)
 
 
 class Limits(Closed):
@@ -102,91 +66,27 @@ class Limits(Closed):
 
 
 class Restart(Closed):
-    """How this system is restarted. `pause_lease`: a pause that is not ended by then ends by itself."""
+    """How this system is restarted. `pause_lease`: a pause that is not ended by then ends by itself.
+
+    `soak`: how long after the checks passed they must go on passing before the system resumes.
+    """
 
     notice: Notice = Notice()
+    backup: Backup | None = None
     limits: Limits = Limits()
+    soak: Duration = timedelta(0)
     pause_lease: Duration = timedelta(minutes=10)
     answer_within: Duration = timedelta(seconds=30)
 
 
-class SqlCheck(Closed):
-    """The first column of the first row of `query` on database `sql` equals `is`."""
-
-    sql: Name
-    query: Annotated[str, Field(min_length=1, max_length=10_000)]
-    is_: Annotated[Json, Field(alias="is")] = True
-
-    @property
-    def title(self) -> str:
-        return f"sql {self.sql}"
-
-
-class RoundTripCheck(Closed):
-    """The component `roundtrip` answers a `report` command in time: a real question through the real path."""
-
-    roundtrip: Name
-    within: Duration = timedelta(seconds=5)
-
-    @property
-    def title(self) -> str:
-        return f"round trip {self.roundtrip}"
-
-
-class EqualCheck(Closed):
-    """The named values of all components that report them equal those in the system snapshot (relative 1e-9)."""
-
-    equal: Annotated[list[Name], Field(min_length=1)]
-    to: Literal["snapshot"] = "snapshot"
-
-    @property
-    def title(self) -> str:
-        return f"equal {', '.join(self.equal)}"
-
-
-Check = SqlCheck | RoundTripCheck | EqualCheck
-
-
-class Direction(StrEnum):
-    ABOVE = "above"
-    BELOW = "below"
-
-
-class Alert(Closed):
-    """Thresholds of one metric. A level is left only when the value has come back by `hysteresis` (same unit)."""
-
-    metric: Name
-    warning: float
-    critical: float
-    direction: Direction = Direction.ABOVE
-    hysteresis: Annotated[float, Field(ge=0)] = 0.0
-    for_: Annotated[Duration, Field(alias="for")] = timedelta(0)
-    unit: str = ""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        ordered = self.warning < self.critical if self.direction is Direction.ABOVE else self.warning > self.critical
-        if not ordered:
-            raise ValueError(f"critical must lie {self.direction} warning")
-        return self
-
-
-class Allow(Closed):
-    """Who may do what; an absent key means the local command line only (for the exceptions see `permits`)."""
-
-    restart: list[str] | None = None
-    recover: list[str] | None = None
-    tasks: list[str] | None = None
-    act: list[str] | None = None
-    approve: list[str] | None = None
-    observe: list[str] | None = None
-    answer: list[str] | None = None
-
-
 class Storage(Closed):
-    """Where things are kept. `state` takes system snapshots and reports; this version writes `file://` only."""
+    """Where things are kept: `file:///path` or `s3://bucket/prefix`. `state` takes system snapshots and reports.
 
-    state: Annotated[str, Field(pattern=r"^file://.+$")]
+    For S3, credentials and endpoint come from the usual AWS environment (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, …).
+    """
+
+    state: Annotated[str, Field(pattern=r"^(file|s3)://.+$")]
+    backups: Annotated[str, Field(pattern=r"^(file|s3)://.+$")] | None = None
 
 
 class System(Closed):
@@ -195,7 +95,12 @@ class System(Closed):
     system: Name
     zone: str = "UTC"
     allow: Allow = Allow()
+    identity: dict[Name, Annotated[str, Field(pattern=r"^\d{1,20}$")]] = Field(default_factory=dict)
+    """The `system_identifier` of each database's server, pinned: before a destructive action it is compared."""
+    freeze: list[Freeze] = Field(default_factory=list)
+    channels: Channels = Channels()
     databases: dict[Name, Database] = Field(default_factory=dict)
+    mcp: dict[Name, Mcp] = Field(default_factory=dict)
     storage: Storage
     components: Annotated[dict[Name, Component], Field(min_length=1)]
     restart: Restart = Restart()
@@ -206,9 +111,7 @@ class System(Closed):
 
     @field_validator("zone")
     @classmethod
-    def _zone_exists(cls, value: str, info: ValidationInfo) -> str:
-        from zoneinfo import ZoneInfo
-
+    def _zone_exists(cls, value: str) -> str:
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as error:
@@ -217,31 +120,52 @@ class System(Closed):
 
     @model_validator(mode="after")
     def _references_hold(self) -> Self:
-        problems = []
-        known = set(self.components) | set(self.databases)
-        for name, component in self.components.items():
-            problems += [
-                f"components.{name}.needs: {n!r} is no component or database" for n in component.needs if n not in known
-            ]
-            if name in self.databases:
-                problems.append(f"components.{name}: a database has the same name")
-        for index, check in enumerate(self.verify):
-            match check:
-                case SqlCheck(sql=name) if name not in self.databases:
-                    problems.append(f"verify.{index}.sql: {name!r} is no database")
-                case RoundTripCheck(roundtrip=name) if name not in self.components:
-                    problems.append(f"verify.{index}.roundtrip: {name!r} is no component")
-                case RoundTripCheck(roundtrip=name) if not self.components[name].takes(Command.REPORT):
-                    problems.append(f"verify.{index}.roundtrip: {name!r} does not answer `report`")
-                case _:
-                    pass
-        metrics = [alert.metric for alert in self.alerts]
-        problems += [f"alerts: {m!r} stands there twice" for m in sorted(set(metrics)) if metrics.count(m) > 1]
-        if not problems:
-            problems += self._circles()
+        problems = [*self._references(), *self._check_references(), *self._needed_settings()]
+        problems = problems or list(self._circles())
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _references(self) -> Iterator[str]:
+        known = set(self.components) | set(self.databases) | set(self.mcp)
+        for name, component in self.components.items():
+            for need in component.needs:
+                if need not in known:
+                    yield f"components.{name}.needs: {need!r} is no component, database or MCP server"
+            if name in self.databases or name in self.mcp:
+                yield f"components.{name}: a database or MCP server has the same name"
+
+    def _check_references(self) -> Iterator[str]:
+        for index, check in enumerate(self.verify):
+            match check:
+                case SqlCheck(sql=name) if name not in self.databases:
+                    yield f"verify.{index}.sql: {name!r} is no database"
+                case RoundTripCheck(roundtrip=name) if name not in self.components:
+                    yield f"verify.{index}.roundtrip: {name!r} is no component"
+                case RoundTripCheck(roundtrip=name) if not self.components[name].takes(Command.REPORT):
+                    yield f"verify.{index}.roundtrip: {name!r} does not answer `report`"
+                case McpCheck(mcp=name) if name != "all" and name not in self.mcp:
+                    yield f"verify.{index}.mcp: {name!r} is no MCP server"
+                case _:
+                    pass
+
+    def _needed_settings(self) -> Iterator[str]:
+        backup = self.restart.backup
+        if backup is not None:
+            for name in backup.databases:
+                if name not in self.databases:
+                    yield f"restart.backup.databases: {name!r} is no database"
+            if self.storage.backups is None:
+                yield "storage.backups: is needed, because restart.backup is set"
+        for name in self.identity:
+            if name not in self.databases:
+                yield f"identity: {name!r} is no database"
+        if self.restart.notice.delivery == "required" and not self.channels.warning:
+            yield "channels.warning: is needed, because restart.notice.delivery is required"
+        metrics = [alert.metric for alert in self.alerts]
+        for metric in sorted(set(metrics)):
+            if metrics.count(metric) > 1:
+                yield f"alerts: {metric!r} stands there twice"
 
     def _circles(self) -> Iterator[str]:
         left = {name: {n for n in c.needs if n in self.components} for name, c in self.components.items()}
@@ -266,9 +190,27 @@ class System(Closed):
 
     def state_url(self, *names: str) -> str:
         """URL of a document below `storage.state`; `file://./var/state` is below the folder of the system's file."""
-        path = self.storage.state.removeprefix("file://").rstrip("/")
-        root = path if path.startswith("/") else f"{self.folder.rstrip('/')}/{path.removeprefix('./')}"
-        return "file://" + quote("/".join((root, *names)))
+        return self._below(self.storage.state, names)
+
+    def backup_url(self, *names: str) -> str:
+        """URL of a document below `storage.backups`. Raises ValueError when the file has none."""
+        if self.storage.backups is None:
+            raise ValueError(f"{self.system} has no storage.backups")
+        return self._below(self.storage.backups, names)
+
+    def _below(self, root: str, names: tuple[str, ...]) -> str:
+        if root.startswith("s3://"):
+            return "/".join((root.rstrip("/"), *names))
+        path = root.removeprefix("file://").rstrip("/")
+        whole = path if path.startswith("/") else f"{self.folder.rstrip('/')}/{path.removeprefix('./')}"
+        return "file://" + quote("/".join((whole, *names)))
+
+    def frozen(self, what: Literal["restart", "tasks"], moment: datetime) -> str | None:
+        """The line of `freeze:` that blocks `what` at `moment` (aware), if any."""
+        for freeze in self.freeze:
+            if what in freeze.blocks and freeze.covers(moment, self.zone):
+                return freeze.when
+        return None
 
     def alert(self, metric: str) -> Alert | None:
         """The thresholds of `metric`, if the file has any."""
@@ -280,7 +222,8 @@ class System(Closed):
             return None
         if user is None:
             return f"the event carries no verified user; set the AMQP property user_id ({right} is guarded by allow:)"
-        names: list[str] | None = getattr(self.allow, right.value)
+        approvers = self.allow.approve.by if self.allow.approve is not None else None
+        names: list[str] | None = approvers if right is Right.APPROVE else getattr(self.allow, right.value)
         if names is not None:
             return (
                 None

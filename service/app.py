@@ -106,31 +106,31 @@ class _Service:
         shards = {name: shard_of(name, engine.shards) for name in self._systems}
         web = Web(http.http_host, http.http_port, self.health, metrics.REGISTRY)
         web.bind()
-        async with AsyncExitStack() as stack:
+        # Health answers first: whoever looks must hear what is waited for.
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            tasks.create_task(web.serve())
             store = await self._until_up("PostgreSQL", lambda: self._open(stack))
             broker = self._broker = await stack.enter_async_context(
                 RabbitBroker(self._addresses.amqp_url, clock=self._clock, prefetch=engine.prefetch)
             )
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(web.serve())
-                tasks.create_task(self._look(store))
-                tasks.create_task(self._keep_up(store))
-                await self._until_up("PostgreSQL", lambda: self._take_stock(store))
-                await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards))
-                commands = await stack.enter_async_context(broker.commands())
-                runner = self._runner(store, commands)
-                for shard in range(engine.shards):
-                    owner = Owner(
-                        shard, self._name, store, broker, lambda: self._definitions, self._clock,
-                        lease=engine.lease, batch=engine.batch,
-                    )  # fmt: skip
-                    self._owners.append(owner)
-                    tasks.create_task(owner.run())
-                tasks.create_task(runner.run())
-                await self._until_up("PostgreSQL", lambda: store.signal(self._registrations()))
-                log.info("serve.began", systems=sorted(self._systems), name=self._name, health=web.url)
-                if self._ready is not None:
-                    self._ready()
+            tasks.create_task(self._look(store))
+            tasks.create_task(self._keep_up(store))
+            await self._until_up("PostgreSQL", lambda: self._take_stock(store))
+            await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards))
+            commands = await stack.enter_async_context(broker.commands())
+            runner = self._runner(store, commands)
+            for shard in range(engine.shards):
+                owner = Owner(
+                    shard, self._name, store, broker, lambda: self._definitions, self._clock,
+                    lease=engine.lease, batch=engine.batch,
+                )  # fmt: skip
+                self._owners.append(owner)
+                tasks.create_task(owner.run())
+            tasks.create_task(runner.run())
+            await self._until_up("PostgreSQL", lambda: store.signal(self._registrations()))
+            log.info("serve.began", systems=sorted(self._systems), name=self._name, health=web.url)
+            if self._ready is not None:
+                self._ready()
 
     async def _open(self, stack: AsyncExitStack) -> PostgresStore:
         shards = self._settings.engine.shards
@@ -217,10 +217,12 @@ class _Service:
 
     def health(self) -> Health:
         """Asked by /readyz: from memory, at once."""
-        up = self._broker.available() if self._broker is not None else {}
+        broker = self._broker
+        up = broker.available() if broker is not None else {}
+        down = "RabbitMQ is away; waiting for it" if broker is not None else "not connected before PostgreSQL is there"
         checks: dict[str, str | None] = {"postgres": self._postgres_trouble}
         for name in ("consuming", "publishing"):
-            checks[name] = None if up.get(name) else "RabbitMQ is away; waiting for it"
+            checks[name] = None if up.get(name) else down
         owned = [owner.shard for owner in self._owners if owner.owns]
         checks["shards"] = None if owned else "this process owns no shard; another one may"
         return Health(checks)
@@ -233,6 +235,8 @@ class _Service:
                 answer = await call()
             except Unavailable as error:
                 failures += 1
+                if self._postgres_trouble is not None and server == "PostgreSQL":
+                    self._postgres_trouble = f"{error}; waiting for it"
                 if failures == 1:
                     log.warning("serve.waits", server=server, error=str(error), then="goes on when it is back")
                 await self._clock.sleep(min(2.0, 0.05 * 2 ** min(failures, 6)))

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from machines.model import InstanceId, PlannedStep, StepStatus
 from schemas.base import Json
-from schemas.system import OnSilence, System
+from schemas.components import OnSilence
+from schemas.system import System
 from service.ports import Action, Clock, Done, StepContext, StepKey, StepRow, Token, Waiting, World
 from service.steps.registry import build
 

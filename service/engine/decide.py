@@ -24,8 +24,8 @@ from machines.model import (
 )
 from machines.plan import plan, waits
 from schemas.base import Json
+from schemas.components import OnSilence
 from schemas.events import Act, MetricObserved, OperatorActed, ParticipantAnswered, StepReported, TimerFired
-from schemas.system import OnSilence
 from service.engine import notices
 from service.engine.records import merged
 from service.engine.work import Live, Work
@@ -185,7 +185,23 @@ def _step_reported(work: Work, live: Live, event: Event, report: StepReported) -
         then = live.chart.machine.state(live.snapshot.state).then or "nothing"
         who = "a person: nobody can tell whether it happened; look, then `relight act` retry or waive"
         work.say(notices.wait(live.snapshot, report.step, who, live.snapshot.deadline_at, then, at))
+    if outcome == "done":
+        _stay_if_asked(work, live, event)
     return _progress(work, live, event)
+
+
+def _stay_if_asked(work: Work, live: Live, event: Event) -> None:
+    """A step's success may move a due time of the state it belongs to: logged, and the state's other steps go on."""
+    if On.STEP_DONE not in live.chart.possible(live.snapshot.state):
+        return
+    facts = Facts(work.now, event, live.snapshot, live.system, live.facts())
+    match live.chart.decide(On.STEP_DONE, facts):
+        case Move(stay=True) as move:
+            _note(work, live, event, move.reason, move.changes)
+        case Move():
+            raise ValueError(f"{live.snapshot.machine}: a transition on {On.STEP_DONE} must stay")
+        case _:
+            pass
 
 
 def _when_silent(row: StepRow, live: Live) -> str:
@@ -290,7 +306,16 @@ def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Out
 def _note(work: Work, live: Live, event: Event, reason: str, changes: Mapping[str, Json]) -> None:
     """A logged self-transition that stays in the state entry: its steps and timers go on."""
     before = live.snapshot
-    noted = replace(before, data=merged(before.data, changes))
+    data = merged(before.data, changes)
+    state = live.chart.machine.state(before.state)
+    dwell_until, deadline_at = waits(state, live.system, data, before.entered_at)
+    noted = replace(before, data=data, dwell_until=dwell_until, deadline_at=deadline_at)
+    for kind, moved, stood in (
+        ("dwell", dwell_until, before.dwell_until),
+        ("deadline", deadline_at, before.deadline_at),
+    ):
+        if moved is not None and moved != stood:
+            work.timer(live, kind, moved)
     after = work.append(live, "transition", noted, event, {"reason": reason, "changes": dict(changes)})
     status = live.chart.machine.state(after.state).status
     work.say(notices.transition(before, after, status, reason, event))

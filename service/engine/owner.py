@@ -105,6 +105,7 @@ class Owner:
 
     async def _renew(self, ownership: Ownership) -> None:
         pause = self._lease.total_seconds() / 4
+        said = False
         while True:
             await self._clock.sleep(pause)
             asked = self._clock.monotonic()
@@ -115,10 +116,13 @@ class Owner:
                 async with asyncio.timeout(left):
                     await self._store.renew(ownership, self._lease)
             except (Unavailable, TimeoutError) as error:
-                log.warning("owner.cannot_renew", shard=self.shard, error=str(error), seconds_left=round(left, 1))
+                if not said:
+                    log.warning("owner.cannot_renew", shard=self.shard, error=str(error), seconds_left=round(left, 1))
+                said = True
                 pause = min(0.2, left)
                 continue
             self._until = asked + self._lease.total_seconds() * (1 - MARGIN)
+            said = False
             pause = self._lease.total_seconds() / 4
 
     async def _decide(self, ownership: Ownership) -> None:

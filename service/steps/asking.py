@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schemas.base import Json
+from schemas.components import ByCommand, Command
 from schemas.envelope import CloudEvent
 from schemas.events import PREFIX, AnswerOutcome, ParticipantAnswered
 from schemas.notifications import CommandData
-from schemas.system import ByCommand, Command
 from service.errors import Permanent, Retry
 from service.ports import SILENT, StepContext, Waiting
 from service.steps.naming import environment, folder, hide

@@ -6,7 +6,9 @@ from datetime import timedelta
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.system import ByCommand, Check, Command, EqualCheck, Participant, RoundTripCheck, SqlCheck, System
+from schemas.checks import Check, EqualCheck, RoundTripCheck, SqlCheck
+from schemas.components import ByCommand, Command, Participant
+from schemas.system import System
 from schemas.system_snapshot import SystemSnapshot
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting

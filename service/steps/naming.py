@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from schemas.base import Json
-from schemas.system import Component, System
+from schemas.components import Component
+from schemas.system import System
 from service.errors import Permanent
 from service.ports import StepContext
 

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.system import OnSilence, System
+from schemas.components import OnSilence
+from schemas.system import System
 from service.errors import Retry
 from service.ports import Done, StepContext
 from service.steps.ending import named

@@ -12,7 +12,8 @@ from typing import Literal
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.system import ByCommand, BySignal, Command, Component, OnSilence, Participant, System
+from schemas.components import ByCommand, BySignal, Command, Component, OnSilence, Participant
+from schemas.system import System
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, run, silent

@@ -1,6 +1,6 @@
 """The one list of the actions that come with Relight. Nothing is performed here."""
 
-from schemas.system import Command
+from schemas.components import Command
 from service.ports import Action
 from service.steps.checks import RunCheck
 from service.steps.notice import Tell as TellPeople

@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.system import ByCommand, Command, Component, OnSilence, Participant, System
+from schemas.components import ByCommand, Command, Component, OnSilence, Participant
+from schemas.system import System
 from service.errors import Permanent, Retry, StepError
 from service.ports import Done, ProcessState, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, run, silent

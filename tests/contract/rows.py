@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
-from schemas.system import OnSilence
+from schemas.components import OnSilence
 from service.ports import (
     Batch,
     EventKey,

@@ -58,8 +58,8 @@ def metrics_system(**changes: object) -> System:
 class Desk:
     """Feeds events into one working set and finishes steps as a runner would."""
 
-    def __init__(self) -> None:
-        self.definitions = Definitions(MACHINES, {"metrics": metrics_system()})
+    def __init__(self, **changes: object) -> None:
+        self.definitions = Definitions(MACHINES, {"metrics": metrics_system(**changes)})
         self.work = Work(Prepared({}, {}), self.definitions, epoch=1, now=NOW)
         self.count = 0
 
@@ -322,3 +322,28 @@ def test_a_step_of_the_longest_names_reports_with_an_id_that_is_taken_in() -> No
     assert len(key.command_id) <= 220
     assert key.command_id.split(":")[0] == key.instance
     assert key.command_id != StepKey(key.instance, key.entry, f"{'s' * 63}:{'d' * 63}").command_id
+
+
+def test_a_required_notice_that_was_delivered_late_moves_the_pause_and_its_state_goes_on() -> None:
+    desk = Desk(
+        restart={"notice": {"lead": "10s", "delivery": "required"}}, channels={"warning": ["env:MAIL"]}
+    )  # fmt: skip
+    desk.to_operational()
+    desk.tell("restart.requested", RestartRequested(reason="nightly"))
+    asked = desk.live.snapshot
+    desk.later(7)
+    desk.report("tell", StepStatus.DONE, {"delivered_at": desk.work.now.isoformat()})
+    moved = desk.live.snapshot
+    assert (moved.state, moved.entry, moved.seq) == (asked.state, asked.entry, asked.seq + 1)
+    assert moved.dwell_until == asked.dwell_until + timedelta(seconds=7)
+    assert moved.deadline_at == asked.deadline_at + timedelta(seconds=7)
+    timers = {timer.kind: timer.due_at for timer in desk.work.batch(0, Token(1), ()).timers}
+    assert timers == {"dwell": moved.dwell_until, "deadline": moved.deadline_at}
+    desk.finish_state()
+    desk.later(4)
+    desk.fire("dwell")
+    assert desk.state == "preparing_for_restart.notifying"
+    desk.later(7)
+    desk.fire("dwell")
+    assert desk.state == "preparing_for_restart.preserving"
+    assert fold(desk.work.batch(0, Token(1), ()).log) == desk.live.snapshot

@@ -8,7 +8,7 @@ import pytest
 from machines.lifecycle import LIFECYCLE, At
 from machines.model import Each, Machine, Step
 from machines.plan import limit, plan, route, waits
-from schemas.system import OnSilence
+from schemas.components import OnSilence
 from tests.unit.machine_desk import NOON, Desk, metrics_system
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from schemas.system import OnSilence
+from schemas.components import OnSilence
 from service.errors import Permanent, Retry
 from service.ports import Done, Waiting
 from tests.unit.steps_world import Shop

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.system import OnSilence
+from schemas.components import OnSilence
 from service.adapters.memory.world import ProcessScript
 from service.errors import Permanent, Retry
 from tests.unit.steps_world import Shop

@@ -76,8 +76,8 @@ def test_folder_of_several_files_gives_all_their_systems(tmp_path: Path) -> None
 def test_misspelt_reference_names_its_item_and_line(write: Write) -> None:
     file = write(GOOD.replace("needs: [trading]", "needs: [calculator2, tradng]"))
     assert problems(file) == [
-        "system.yaml:10: components.calculator.needs.0: 'calculator2' is no component or database",
-        "system.yaml:10: components.calculator.needs.1: 'tradng' is no component or database",
+        "system.yaml:10: components.calculator.needs.0: 'calculator2' is no component, database or MCP server",
+        "system.yaml:10: components.calculator.needs.1: 'tradng' is no component, database or MCP server",
     ]
 
 
@@ -85,7 +85,7 @@ def test_each_reference_of_the_files_own_checks_has_its_own_line(write: Write) -
     text = GOOD.replace("needs: [calculator]", "needs:\n      - calculator\n      - databse")
     text = text.replace("{sql: trading,", "{sql: traiding,").replace("roundtrip: calculator", "roundtrip: reporter")
     assert problems(write(text)) == [
-        "system.yaml:16: components.reporter.needs.1: 'databse' is no component or database",
+        "system.yaml:16: components.reporter.needs.1: 'databse' is no component, database or MCP server",
         "system.yaml:20: verify.0.sql: 'traiding' is no database",
         "system.yaml:21: verify.1.roundtrip: 'reporter' does not answer `report`",
     ]

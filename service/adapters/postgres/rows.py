@@ -7,7 +7,7 @@ from typing import Any
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from schemas.base import Json
-from schemas.system import OnSilence
+from schemas.components import OnSilence
 from service.errors import Poison
 from service.ports import (
     DeadLetter,

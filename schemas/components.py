@@ -1,0 +1,94 @@
+"""The parts of a system that are stopped and started, and how each is told. No component is touched here."""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Closed, Duration, Name
+
+Argument = Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class OnSilence(StrEnum):
+    """What happens when a participant does not answer in time."""
+
+    ABORT = "abort"
+    PROCEED = "proceed"
+    KILL = "kill"
+
+
+class Command(StrEnum):
+    """What a participant may be told."""
+
+    PAUSE = "pause"
+    FLUSH = "flush"
+    REPORT = "report"
+    DISCONNECT = "disconnect"
+    RESUME = "resume"
+
+
+class BySignal(Closed):
+    """The participant is told by a signal to its process, e.g. `USR1`; sent is done."""
+
+    signal: Annotated[str, Field(pattern=r"^[A-Z0-9+]{2,12}$")]
+
+
+class ByCommand(Closed):
+    """The participant is told by a program: exit status 0 is done; a JSON object on standard output is its answer."""
+
+    command: Annotated[list[Argument], Field(min_length=1)]
+
+
+class ByHttp(Closed):
+    """The participant is told by a request, `POST :8080/pause` or `POST http://host/pause`: a 2xx answer is done.
+
+    The command's data are the JSON body; a JSON object in the answer is its answer. Without a host it is 127.0.0.1.
+    `within`: how long one request may take.
+    """
+
+    http: Annotated[str, Field(pattern=r"^(POST|PUT|GET) (https?://[^\s]+|:\d{1,5}/[^\s]*)$", max_length=1000)]
+    within: Duration = timedelta(seconds=10)
+
+    @property
+    def method(self) -> str:
+        return self.http.split(" ", 1)[0]
+
+    @property
+    def url(self) -> str:
+        """The whole URL."""
+        where = self.http.split(" ", 1)[1]
+        return f"http://127.0.0.1{where}" if where.startswith(":") else where
+
+
+class Participant(Closed):
+    """How a component is told: each command by a way of its own; a command that is absent is not given."""
+
+    pause: BySignal | ByCommand | ByHttp | None = None
+    flush: ByCommand | ByHttp | None = None
+    report: ByCommand | ByHttp | None = None
+    disconnect: BySignal | ByCommand | ByHttp | None = None
+    resume: BySignal | ByCommand | ByHttp | None = None
+
+
+class Component(Closed):
+    """A part of the system that is stopped and started. `process` is an argument list, never a shell line.
+
+    `env` values may be secret references (`env:…`, `file:…`); `cwd` is relative to the folder of the system's file.
+    `keep: true`: a restart leaves it running, and starts it when it is absent.
+    """
+
+    process: Annotated[list[Argument], Field(min_length=1)]
+    needs: list[Name] = Field(default_factory=list)
+    participant: Literal["amqp"] | Participant | None = None
+    on_silence: OnSilence = OnSilence.ABORT
+    keep: bool = False
+    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default_factory=dict)
+    cwd: str = "."
+
+    def takes(self, command: Command) -> bool:
+        """Whether this component answers `command`."""
+        if self.participant is None:
+            return False
+        return self.participant == "amqp" or getattr(self.participant, command.value) is not None
