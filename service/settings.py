@@ -96,9 +96,6 @@ class Engine(_Concern):
     batch: Annotated[int, Field(ge=1, le=5000)] = 200
     """Default: 200 events. Most that one transaction takes in; larger ones gain little and delay a cancel."""
 
-    linger: Annotated[Duration, _between(timedelta(0), timedelta(milliseconds=100))] = timedelta(milliseconds=2)
-    """Default: 2ms. How long a batch waits for company, only while another is in flight."""
-
     prefetch: Annotated[int, Field(ge=1, le=65_535)] = 600
     """Default: 600 deliveries a lane, three batches: we stay busy, and little is redelivered after a crash."""
 

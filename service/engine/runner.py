@@ -34,6 +34,11 @@ FIRST_PAUSE = 0.5
 """Seconds before the second attempt at a step; doubled for each further one, with jitter, up to LONGEST_PAUSE."""
 LONGEST_PAUSE = 60.0
 
+MARGIN = 0.2
+"""The share of a claim's lease that is given up for safety: what the action needs to end when it is cancelled."""
+RENEW_AGAIN = 0.2
+"""Seconds between two tries to renew a claim while the database is away."""
+
 INTERRUPTED = "interrupted"
 """The error of a claimed row whose earlier attempt nobody ended."""
 
@@ -82,6 +87,7 @@ class Runner:
                     self._freed.clear()
                     await self._freed.wait()
                     continue
+                asked = self._clock.monotonic()
                 try:
                     now = self._clock.now()
                     rows = await self._store.claim(self._name, self._places, now, self._lease, room)
@@ -94,7 +100,7 @@ class Runner:
                 failures = 0
                 for row in rows:
                     self._running += 1
-                    tasks.create_task(self._hold(row))
+                    tasks.create_task(self._hold(row, asked))
                 if not rows:
                     await self._rest()
 
@@ -104,11 +110,11 @@ class Runner:
         except Unavailable:
             await self._clock.sleep(0.5)
 
-    async def _hold(self, row: StepRow) -> None:
-        """Performs a claimed step while its lease is renewed; a lost lease ends the action at once."""
+    async def _hold(self, row: StepRow, asked: float) -> None:
+        """Performs a step claimed at `asked` (monotonic) while its lease is renewed; a lost one ends the action."""
         crash_point("runner.after_claim")
         work = asyncio.create_task(self._work(row))
-        renewal = asyncio.create_task(self._renew(row))
+        renewal = asyncio.create_task(self._renew(row, asked))
         try:
             await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -124,18 +130,26 @@ class Runner:
                 # The row stays claimed until its lease ends; then it is claimed again, and probed first.
                 log.error("runner.broke", instance=row.key.instance, step=row.key.name, exc_info=error)
 
-    async def _renew(self, row: StepRow) -> None:
-        left = self._lease.total_seconds()
-        granted = self._clock.monotonic()
+    async def _renew(self, row: StepRow, asked: float) -> None:
+        """Until cancelled. Raises LostLease while the lease still lasts, so that the action ends before another's."""
+        lease = self._lease.total_seconds()
+        until = asked + lease * (1 - MARGIN)
+        pause = lease / 4
         while True:
-            await self._clock.sleep(left / 4)
+            await self._clock.sleep(pause)
             asked = self._clock.monotonic()
+            rest = until - asked
             try:
-                await self._store.renew_claim(row, self._lease)
-                granted = asked
-            except Unavailable as error:
-                if asked - granted > left * 0.8:
+                # A database that says nothing must not keep the action beyond its lease: another worker may follow.
+                async with asyncio.timeout(max(rest, 0.0)):
+                    await self._store.renew_claim(row, self._lease)
+            except (Unavailable, TimeoutError) as error:
+                if self._clock.monotonic() >= until:
                     raise LostLease(f"the claim of {row.key.name} could not be renewed in time") from error
+                pause = min(RENEW_AGAIN, max(until - self._clock.monotonic(), 0.0))
+                continue
+            until = asked + lease * (1 - MARGIN)
+            pause = lease / 4
 
     # --- one attempt -------------------------------------------------------------------------------------------------
 
