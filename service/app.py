@@ -17,6 +17,7 @@ from schemas.system import System
 from service import metrics
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
+from service.adapters.local_files import LocalFiles
 from service.adapters.postgres import PostgresStore
 from service.adapters.processes.local import SupervisedProcesses
 from service.adapters.programs import LocalPrograms
@@ -147,6 +148,7 @@ class _Service:
             commands=commands,
             programs=LocalPrograms(),
             secrets=References(),
+            files=LocalFiles(),
         )
         return Runner(
             store,

@@ -33,7 +33,18 @@ from service.ports.rows import (
 )
 from service.ports.store import Reader, StepStore, Store
 from service.ports.time import Clock, Ids
-from service.ports.world import Commands, Databases, Processes, ProcessState, Programs, Secrets, Storage, World
+from service.ports.world import (
+    Commands,
+    Databases,
+    Files,
+    FileState,
+    Processes,
+    ProcessState,
+    Programs,
+    Secrets,
+    Storage,
+    World,
+)
 
 __all__ = [
     "EPOCH_BITS",
@@ -49,6 +60,8 @@ __all__ = [
     "Delivery",
     "Done",
     "EventKey",
+    "FileState",
+    "Files",
     "Ids",
     "InboxRow",
     "InstanceView",

@@ -64,6 +64,29 @@ class Storage(Protocol):
     async def read(self, url: str) -> bytes: ...
 
 
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A file or folder that could be used; `free`: bytes that are left on its file system for ordinary users."""
+
+    folder: bool
+    free: int
+
+
+class Files(Protocol):
+    """Files and folders of a system on this host, by absolute path. Nothing in them is changed."""
+
+    async def tried(self, path: str, *, write: bool) -> FileState:
+        """Really opened (a folder: listed); `write`: opened for writing too (a folder: a file made and deleted in it).
+
+        Raises Permanent when that is not possible, Retry when it may be soon.
+        """
+        ...
+
+    async def sha256(self, path: str) -> str:
+        """SHA-256 (hex) of a file's content. Raises Permanent or Retry."""
+        ...
+
+
 class Commands(Protocol):
     """To participants over AMQP."""
 
@@ -98,3 +121,4 @@ class World:
     commands: Commands
     programs: Programs
     secrets: Secrets
+    files: Files

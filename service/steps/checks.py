@@ -6,13 +6,14 @@ from datetime import timedelta
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.checks import Check, EqualCheck, RoundTripCheck, SqlCheck
+from schemas.checks import Check, ConfigCheck, EqualCheck, FilesCheck, McpCheck, RoundTripCheck, SqlCheck
 from schemas.components import ByCommand, Command, Participant
 from schemas.system import System
 from schemas.system_snapshot import SystemSnapshot
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, run, silent
+from service.steps.file_checks import config, files
 from service.steps.naming import restart_id
 from service.steps.snapshots import sealed
 
@@ -38,6 +39,12 @@ class RunCheck:
                 return f"check that {name} answers a question within {within.total_seconds():g} s"
             case EqualCheck(equal=names):
                 return f"check that {', '.join(names)} equal those in the system snapshot"
+            case FilesCheck(files=path, access=access):
+                return f"check that {path} can be {'read and written' if access == 'rw' else 'read'}"
+            case ConfigCheck(config=path):
+                return f"check that {path} is what it was when the system was last verified"
+            case McpCheck(mcp=name):
+                return f"check that MCP server {name} answers and lists its tools"
 
     async def perform(self, context: StepContext) -> Done | Waiting:
         """Result: `passed` true, `title`, `value`, `expected`, `seconds`, `at`. Raises Retry when it did not pass."""
@@ -57,6 +64,12 @@ class RunCheck:
                 if isinstance(compared, Waiting):
                     return compared
                 value, expected = compared
+            case FilesCheck():
+                value, expected = await files(context, check)
+            case ConfigCheck():
+                value, expected = await config(context, check)
+            case McpCheck():
+                raise Permanent(f"{check.title}: MCP servers cannot be asked by this version")
         result: dict[str, Json] = {"passed": True, "title": check.title, "value": value, "expected": expected}
         if context.row.answer is None:
             # An answer that came by message arrived in another attempt: how long it took is not known in this one.

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from schemas.events import ParticipantAnswered
 from schemas.system import System
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
+from service.adapters.memory.world import MemoryWorld
 from service.adapters.processes.local import SupervisedProcesses
 from service.adapters.programs import LocalPrograms
 from service.adapters.rabbitmq import RabbitBroker
@@ -34,7 +36,7 @@ from service.clock import SystemClock
 from service.embedded import RabbitServer
 from service.embedded.users import BrokerUser, rights
 from service.errors import Permanent, Retry
-from service.ports import SILENT, Waiting, World
+from service.ports import SILENT, Waiting
 from tests.performing import Bench
 from tests.servers import reachable_directory, unique
 
@@ -178,13 +180,15 @@ async def example(broker_url: tuple[str, str]) -> AsyncIterator[Example]:
             await queue.bind("relight.events", "metrics.participant.answered")
             answers = Answers()
             await queue.consume(answers.on_message)
-            world = World(
-                processes,
-                PostgresDatabases(),
-                FileStorage(),
-                commands,
-                LocalPrograms(),
-                References({"RELIGHT_USERS": str(users)}),
+            # What the example has no use for stays in memory.
+            world = replace(
+                MemoryWorld(SystemClock()).world(),
+                processes=processes,
+                databases=PostgresDatabases(),
+                storage=FileStorage(),
+                commands=commands,
+                programs=LocalPrograms(),
+                secrets=References({"RELIGHT_USERS": str(users)}),
             )
             try:
                 yield Example(Bench(system, world, SystemClock(), answers.wait), processes, answers, folder)

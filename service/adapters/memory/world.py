@@ -17,7 +17,7 @@ from schemas.base import Json
 from schemas.events import PREFIX
 from schemas.notifications import CommandData
 from service.errors import Permanent, Retry, StepError
-from service.ports import Clock, ProcessState, World
+from service.ports import Clock, FileState, ProcessState, World
 
 LOOK = 0.05
 """Seconds between two looks at a process that is to end, on the given clock."""
@@ -151,6 +151,30 @@ class MemoryStorage:
         if url not in self.documents:
             raise Permanent(f"{url}: No such file or directory")
         return self.documents[url]
+
+
+class MemoryFiles:
+    """A system's files by path; a content of None is a folder. `read_only` names those that cannot be written."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes | None] = {}
+        self.read_only: set[str] = set()
+        self.free = 1 << 40
+
+    async def tried(self, path: str, *, write: bool) -> FileState:
+        if path not in self.contents:
+            raise Permanent(f"{path}: No such file or directory")
+        if write and path in self.read_only:
+            raise Permanent(f"{path}: Permission denied")
+        return FileState(self.contents[path] is None, self.free)
+
+    async def sha256(self, path: str) -> str:
+        if path not in self.contents:
+            raise Permanent(f"{path}: No such file or directory")
+        content = self.contents[path]
+        if content is None:
+            raise Permanent(f"{path}: Is a directory")
+        return hashlib.sha256(content).hexdigest()
 
 
 class MemoryPrograms:
@@ -294,6 +318,7 @@ class MemoryWorld:
         self.commands = MemoryCommands()
         self.programs = MemoryPrograms()
         self.secrets = MemorySecrets()
+        self.files = MemoryFiles()
         self.processes.on_start = self._begins
         self.processes.on_end = self._ends
 
@@ -305,7 +330,15 @@ class MemoryWorld:
 
     def world(self) -> World:
         """What actions are given."""
-        return World(self.processes, self.databases, self.storage, self.commands, self.programs, self.secrets)
+        return World(
+            processes=self.processes,
+            databases=self.databases,
+            storage=self.storage,
+            commands=self.commands,
+            programs=self.programs,
+            secrets=self.secrets,
+            files=self.files,
+        )
 
     def _begins(self, name: str, environment: Mapping[str, str]) -> None:
         system, component = name.split(".")
