@@ -17,6 +17,7 @@ from schemas.system import System
 from service import metrics
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
+from service.adapters.http import HttpRequests
 from service.adapters.local_files import LocalFiles
 from service.adapters.postgres import PostgresStore
 from service.adapters.processes.local import SupervisedProcesses
@@ -149,6 +150,7 @@ class _Service:
             programs=LocalPrograms(),
             secrets=References(),
             files=LocalFiles(),
+            http=HttpRequests(),
         )
         return Runner(
             store,

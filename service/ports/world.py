@@ -105,6 +105,26 @@ class Programs(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """What an HTTP server said: status, where a redirect pointed to, media type, and 64 KiB of the body at most."""
+
+    status: int
+    body: bytes = b""
+    media_type: str = ""
+    location: str | None = None
+
+
+class Http(Protocol):
+    """One request, one answer. Redirects are not followed: a command goes where the file says and nowhere else."""
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: timedelta
+    ) -> HttpAnswer:
+        """Raises Retry when nobody answered in time, Permanent when the URL is none or its certificate is not valid."""
+        ...
+
+
 class Secrets(Protocol):
     def resolve(self, reference: str, folder: str) -> str:
         """The value behind `env:NAME` or `file:/path`; other text is itself. Raises Permanent when it is missing."""
@@ -121,4 +141,5 @@ class World:
     commands: Commands
     programs: Programs
     secrets: Secrets
+    http: Http
     files: Files

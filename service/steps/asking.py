@@ -1,4 +1,4 @@
-"""Asking a participant over AMQP, and reading what it answered. Whether to ask, and what follows, is its caller's.
+"""Asking a participant over AMQP, by HTTP or by program, and reading what it answered. What follows is its caller's.
 
 The id of a command names the effect and not the attempt: a participant that sees it twice answers again and does
 nothing again. That is what makes sending twice safe.
@@ -6,14 +6,15 @@ nothing again. That is what makes sending twice safe.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schemas.base import Json
-from schemas.components import ByCommand, Command
+from schemas.components import ByCommand, ByHttp, Command
 from schemas.envelope import CloudEvent
 from schemas.events import PREFIX, AnswerOutcome, ParticipantAnswered
 from schemas.notifications import CommandData
@@ -25,7 +26,10 @@ SOURCE = "relight"
 """What Relight calls itself in CloudEvents."""
 
 SAID = 500
-"""Characters of a program's error output that an error message repeats."""
+"""Characters of a program's error output, or of an HTTP server's refusal, that an error message repeats."""
+
+PASSING = frozenset({408, 425, 429})
+"""HTTP statuses below 500 that say no more than: not now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +57,7 @@ async def ask(
     """Sends the command, void after `within` (also of this moment). None: nobody is bound to it, nothing was sent."""
     now = context.clock.now()
     until = now + within
-    data = CommandData(
-        system=context.system.system,
-        component=component,
-        command=command.value,
-        commandid=context.command_id,
-        token=context.token,
-        expires=until,
-        arguments=dict(arguments),
-    )
+    data = _command(context, component, command, until, arguments)
     envelope = CloudEvent(
         specversion="1.0",
         id=f"{context.command_id}:{context.token}",
@@ -105,15 +101,83 @@ async def run(context: StepContext, component: str, command: Command, way: ByCom
     if status != 0:
         said = hide(errors.strip()[-SAID:], context, component) or "nothing"
         raise Retry(f"{component} was told to {command} by {program}, which ended with status {status}, saying: {said}")
+    read = _read(context, component, command, output, program)
+    return Answer("command", read.digest, read.where, read.detail, dict(read.values))
+
+
+async def post(
+    context: StepContext,
+    component: str,
+    command: Command,
+    way: ByHttp,
+    within: timedelta,
+    arguments: Mapping[str, Json],
+) -> Answer:
+    """Tells the participant by its URL, within at most `within`: the command as JSON (not with GET, which has no body),
+    its id as `Idempotency-Key`. A JSON object in a 2xx answer is read like an answer over AMQP.
+
+    Raises `Unheard` when no answer came, Retry for 5xx and what says "not now", Permanent for every other status.
+    """
+    within = min(way.within, within)
+    data = _command(context, component, command, context.clock.now() + within, arguments)
+    headers = {"Idempotency-Key": context.command_id, "Accept": "application/json"}
+    body = None if way.method == "GET" else data.model_dump_json().encode()
+    if body is not None:
+        headers["Content-Type"] = "application/json"
     try:
-        parsed = from_json(output) if output.strip().startswith("{") else {}
+        said = await context.world.http.send(way.method, way.url, headers, body, within)
+    except Retry as error:
+        raise Unheard(f"{component} was told to {command} at {place(way)}: {error}", error.after) from error
+    what = f"{component} was told to {command} at {place(way)}, which answered {said.status}"
+    head = hide(said.body.decode("utf-8", "replace").strip()[:SAID], context, component) or "nothing"
+    if said.status >= 500 or said.status in PASSING:
+        raise Retry(f"{what}, saying: {head}")
+    if 300 <= said.status < 400:
+        raise Permanent(f"{what}: a redirect, which is not followed; write the address it means into the file")
+    if not 200 <= said.status < 300:
+        raise Permanent(f"{what}, saying: {head}")
+    read = _read(context, component, command, said.body.decode("utf-8", "replace"), place(way))
+    return Answer("http", read.digest, read.where, read.detail, dict(read.values))
+
+
+class Unheard(Retry):
+    """No answer came at all: silence, which the component's `on_silence` decides about when it lasts."""
+
+
+def place(way: ByHttp) -> str:
+    """Where a participant is told, for people: without a user, a password or a query, which may be secret."""
+    parts = urlsplit(way.url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _command(
+    context: StepContext, component: str, command: Command, until: datetime, arguments: Mapping[str, Json]
+) -> CommandData:
+    return CommandData(
+        system=context.system.system,
+        component=component,
+        command=command.value,
+        commandid=context.command_id,
+        token=context.token,
+        expires=until,
+        arguments=dict(arguments),
+    )
+
+
+def _read(context: StepContext, component: str, command: Command, text: str, source: str) -> ParticipantAnswered:
+    """What a program printed or a server answered: a JSON object as in `participant.answered`, or words that say done.
+
+    Raises Permanent when it is no such object or refuses, Retry when it says that it failed.
+    """
+    try:
+        parsed = from_json(text) if text.strip().startswith("{") else {}
         body = {key: value for key, value in parsed.items() if key in ParticipantAnswered.model_fields}
         about = {"component": component, "commandid": context.command_id, "token": context.token}
         read = ParticipantAnswered.model_validate({"outcome": AnswerOutcome.DONE, **body, **about})
     except ValueError as error:
-        raise Permanent(f"what {program} of {component} printed for {command} cannot be read: {error}") from error
+        raise Permanent(f"what {source} of {component} said to {command} cannot be read: {error}") from error
     _judge(component, command, read.outcome, read.detail)
-    return Answer("command", read.digest, read.where, read.detail, dict(read.values))
+    return read
 
 
 def _judge(component: str, command: Command, outcome: AnswerOutcome, detail: str) -> None:

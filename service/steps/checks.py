@@ -7,12 +7,12 @@ from datetime import timedelta
 from machines.model import PlannedStep
 from schemas.base import Json
 from schemas.checks import Check, ConfigCheck, EqualCheck, FilesCheck, McpCheck, RoundTripCheck, SqlCheck
-from schemas.components import ByCommand, Command, Participant
+from schemas.components import ByCommand, ByHttp, Command, Participant
 from schemas.system import System
 from schemas.system_snapshot import SystemSnapshot
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting
-from service.steps.asking import Answer, answer, ask, run, silent
+from service.steps.asking import Answer, answer, ask, post, run, silent
 from service.steps.file_checks import config, files
 from service.steps.naming import restart_id
 from service.steps.snapshots import sealed
@@ -141,6 +141,8 @@ class RunCheck:
                 return answer(context, name, Command.REPORT)
             case Participant(report=ByCommand() as way):
                 return await run(context, name, Command.REPORT, way, within)
+            case Participant(report=ByHttp() as way):
+                return await post(context, name, Command.REPORT, way, within, {})
             case _:
                 raise Permanent(f"{name} cannot be asked for a report: its file names no way for it")
 

@@ -1,8 +1,8 @@
 """Telling a component to pause, flush, report or resume, by the way its file names: `participant.*`.
 
 By AMQP the answer comes later and the step waits without a lease; by signal only the sending is known, and said; by
-program the exit status is the answer. A component whose process does not run holds nothing: pausing and flushing it is
-done, with that as evidence, since a restart is what mends it.
+program the exit status is the answer, by HTTP the answer to the request. A component whose process does not run holds
+nothing: pausing and flushing it is done, with that as evidence, since a restart is what mends it.
 """
 
 import hashlib
@@ -12,11 +12,11 @@ from typing import Literal
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.components import ByCommand, BySignal, Command, Component, OnSilence, Participant
+from schemas.components import ByCommand, ByHttp, BySignal, Command, Component, OnSilence, Participant
 from schemas.system import System
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting
-from service.steps.asking import Answer, answer, ask, run, silent
+from service.steps.asking import Answer, Unheard, answer, ask, place, post, run, silent
 from service.steps.ending import kill, named
 from service.steps.naming import process_name, the_component
 
@@ -24,8 +24,8 @@ UNBOUND = timedelta(seconds=2)
 """How long to wait for a participant that runs and is not at the broker: it comes back after a broker's restart."""
 
 PROGRAM_SHARE = 0.9
-"""The share of the step's timeout that a program may take: ending it and saying so needs the rest."""
-Way = Literal["amqp"] | BySignal | ByCommand | None
+"""The share of the step's timeout that a program or a request may take: ending it and saying so needs the rest."""
+Way = Literal["amqp"] | BySignal | ByCommand | ByHttp | None
 """How a component is told one command."""
 
 
@@ -52,6 +52,9 @@ class Tell:
                 how = "in no way: it does not take this command"
             case ByCommand() as way:
                 how = f"by program {way.command[0]} within {seconds:g} s"
+            case ByHttp() as way:
+                seconds = min(way.within.total_seconds(), seconds * PROGRAM_SHARE)
+                how = f"by {way.method} {place(way)} within {seconds:g} s, silent → {step.on_silence}"
         return f"tell {step.component} to {self.command.value} {how}"
 
     async def perform(self, context: StepContext) -> Done | Waiting:
@@ -76,6 +79,8 @@ class Tell:
             case ByCommand() as way:
                 said = await run(context, name, self.command, way, context.row.planned.timeout * PROGRAM_SHARE)
                 return await self.conclude(context, name, said)
+            case ByHttp() as way:
+                return await self._request(context, name, way)
 
     async def probe(self, context: StepContext) -> Done | None:
         return None
@@ -95,6 +100,17 @@ class Tell:
         if waiting is None:
             raise Retry(f"{name} runs, but is not at the broker to be told to {self.command}", UNBOUND)
         return waiting
+
+    async def _request(self, context: StepContext, name: str, way: ByHttp) -> Done | Waiting:
+        planned = context.row.planned
+        try:
+            said = await post(context, name, self.command, way, planned.timeout * PROGRAM_SHARE, planned.arguments)
+        except Unheard:
+            if context.row.attempt < planned.attempts or planned.on_silence is OnSilence.ABORT:
+                raise
+            # Silent to the last: a wait that is over at once, so that the file's on_silence decides, as over AMQP.
+            return Waiting(context.clock.now(), name)
+        return await self.conclude(context, name, said)
 
     async def _without_answer(self, context: StepContext, name: str) -> Done:
         """Silence where the file says kill. A component that has to answer to go on cannot be mended by killing it."""

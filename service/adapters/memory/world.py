@@ -17,7 +17,7 @@ from schemas.base import Json
 from schemas.events import PREFIX
 from schemas.notifications import CommandData
 from service.errors import Permanent, Retry, StepError
-from service.ports import Clock, FileState, ProcessState, World
+from service.ports import Clock, FileState, HttpAnswer, ProcessState, World
 
 LOOK = 0.05
 """Seconds between two looks at a process that is to end, on the given clock."""
@@ -194,6 +194,24 @@ class MemoryPrograms:
         return script
 
 
+class MemoryHttp:
+    """HTTP servers by (method, URL), each with its answer or the error that asking it raises; at any other URL nobody
+    listens. `asked` keeps method, URL, headers and body."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[tuple[str, str], HttpAnswer | StepError] = {}
+        self.asked: list[tuple[str, str, Mapping[str, str], bytes | None]] = []
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: timedelta
+    ) -> HttpAnswer:
+        self.asked.append((method, url, dict(headers), body))
+        script = self.scripts.get((method, url), Retry("nobody listens there"))
+        if isinstance(script, StepError):
+            raise script
+        return script
+
+
 class MemorySecrets:
     """References by their text; other text is itself."""
 
@@ -319,6 +337,7 @@ class MemoryWorld:
         self.programs = MemoryPrograms()
         self.secrets = MemorySecrets()
         self.files = MemoryFiles()
+        self.http = MemoryHttp()
         self.processes.on_start = self._begins
         self.processes.on_end = self._ends
 
@@ -338,6 +357,7 @@ class MemoryWorld:
             programs=self.programs,
             secrets=self.secrets,
             files=self.files,
+            http=self.http,
         )
 
     def _begins(self, name: str, environment: Mapping[str, str]) -> None:
