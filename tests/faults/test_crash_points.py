@@ -98,12 +98,12 @@ async def test_after_all_kills_the_checker_finds_nothing(night: Stage) -> None:
     await night.until("the last restart", lambda: _finished(night, wished))
     await night.rest()
     evidence = await night.evidence()
-    confirmed = [event for event in evidence.published if event.verdict is Verdict.CONFIRMED]
-    assert len(confirmed) > 500
-    assert len(evidence.log) > 500
-    assert {effect.what for effect in evidence.effects} == {"start", "stop", "pause", "flush", "resume"}
     findings = check(evidence)
     assert not findings, "\n".join(map(str, findings[:20]))
+    # A night in which little happened would prove little.
+    assert sum(event.verdict is Verdict.CONFIRMED for event in evidence.published) > 100
+    assert len(evidence.log) > 100
+    assert {effect.what for effect in evidence.effects} == {"start", "stop", "pause", "flush", "resume"}
 
 
 async def _finished(stage: Stage, wished: str) -> bool:
