@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from machines.address import carried
-from machines.evidence import record, step_of, text
+from machines.evidence import record, step_of, steps_of, text
 from machines.lifecycle_memory import (
     absent,
     announced_anew,
@@ -162,6 +162,12 @@ def verified(facts: Facts) -> Reason | None:
     return Reason(f"not verified: {', '.join(open_)}") if open_ else None
 
 
+def all_resumed(facts: Facts) -> Reason | None:
+    failed = [s for s in steps_of(facts, "resume") if s.status is StepStatus.FAILED]
+    why = (f"{s.planned.name} failed: {s.error or 'no reason given'}" for s in failed)
+    return Reason("; ".join(why)) if failed else None
+
+
 def was_verified(facts: Facts) -> Reason | None:
     return None if "verified" in facts.snapshot.data else Reason("the verification was waived in part")
 
@@ -250,8 +256,10 @@ STATES = (
         deadline=_resumed,
         then="call it degraded",
         steps=(
+            # Each is told, whatever became of the one before: nobody stays paused because of another.
             Step(
-                "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3
+                "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
+                optional=True,
             ),
             Step("check", "check.run", Each.CHECK, limit="verify", attempts=2, optional=True),
         ),
@@ -338,9 +346,13 @@ TRANSITIONS = (
     Transition((At.NOTIFYING, At.PRESERVING), "operator.abort", At.RESUMING, (), note_failure, "aborted"),
     Transition((At.NOTIFYING, At.PRESERVING), On.STEP_FAILED, At.RESUMING, (), note_failure, "preparing failed"),
     Transition((At.NOTIFYING, At.PRESERVING), On.DEADLINE_PASSED, At.RESUMING, (), note_failure, "out of time"),
-    Transition(At.RESUMING, On.COMPLETED, At.OPERATIONAL, (verified,), note_given_up, "resumed and verified"),
-    Transition(At.RESUMING, On.COMPLETED, At.DEGRADED, (), note_given_up, "resumed, but not all checks passed"),
-    Transition(At.RESUMING, On.STEP_FAILED, At.DEGRADED, (), note_given_up, "a component did not resume"),
+    Transition(
+        At.RESUMING, On.COMPLETED, At.OPERATIONAL, (all_resumed, verified), note_given_up, "resumed and verified"
+    ),
+    Transition(
+        At.RESUMING, On.COMPLETED, At.DEGRADED, (all_resumed,), note_given_up, "resumed, but not all checks passed"
+    ),
+    Transition(At.RESUMING, On.COMPLETED, At.DEGRADED, (), note_given_up, "a component did not resume"),
     Transition(At.RESUMING, On.DEADLINE_PASSED, At.DEGRADED, (), note_given_up, "resuming took too long"),
     # After the point of no return: only forward, or to a person.
     Transition(At.SHUTTING_DOWN, On.COMPLETED, At.INITIALIZING, reason="everything is stopped"),

@@ -150,6 +150,10 @@ def test_component_that_does_not_resume_leaves_the_system_degraded(way: str) -> 
         desk.pass_deadline()
     else:
         desk.end("resume:calculator", StepStatus.FAILED, error="gone")
+        assert desk.state == At.RESUMING, "whoever comes after it must be told to resume too"
+        desk.end("check:0")
+        desk.end("check:1")
+        assert desk.reason == "a component did not resume: resume:calculator failed: gone"
     assert desk.state == At.DEGRADED
 
 

@@ -37,7 +37,7 @@ STEPS = {
     VERIFYING: ["compare", "check:0", "check:1"],
     RESTORING: ["resume:store", "resume:calculator", "complete"],
 }
-RECORDED_ONLY = {NOTIFYING: ("baseline",), RESUMING: ("check",)}
+RECORDED_ONLY = {NOTIFYING: ("baseline",), RESUMING: ("resume", "check")}
 NEEDS_PROOF = {"observe": ("running",), "check": ("passed",), "verify_snapshot": ("verified",)}
 
 
@@ -77,8 +77,8 @@ class Hand:
                 proven = self.ended["verify_snapshot"] == "well" and self.ended["seal"] == "well"
                 return "shutting_down" if proven else RESUMING
             case "preparing_for_restart.resuming":
-                checks = [how for name, how in self.ended.items() if name.startswith("check")]
-                return "operational" if all(how == "well" for how in checks) else "degraded"
+                checked = all(how == "well" for name, how in self.ended.items() if name.startswith("check"))
+                return "operational" if checked and "failed" not in self.ended.values() else "degraded"
             case "shutting_down":
                 return INITIALIZING
             case "starting_up.initializing":
