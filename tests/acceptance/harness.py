@@ -41,9 +41,11 @@ SYSTEM = "metrics"
 INSTANCE = f"lifecycle/{SYSTEM}"
 COMPONENTS = ("trading-server", "calculator", "reporter")
 """In the order of their needs."""
-LIMITS = {"drain": "15s", "stop": "5s", "start": "40s", "verify": "30s", "downtime": "1m"}
+LIMITS = {"drain": "15s", "stop": "4s", "start": "40s", "verify": "30s", "downtime": "1m"}
 """Short for what has to pass in a story of silence, long for everything else: the machine is busy."""
 ANSWER_WITHIN = "4s"
+REPORT_WITHIN = "2s"
+"""A round trip is asked again when it failed, so it may be impatient."""
 
 COUNTERS = "select trades, last_trade, win_rate, pnl, sharpe, drawdown, paused, at from published"
 
@@ -94,6 +96,9 @@ class House(Serving):
             component["process"] = ["python", str(Path(witness.__file__).resolve()), module]
             component["env"] = {**component.get("env", {}), **given}
         described["restart"].update(notice={"lead": "0s"}, limits=LIMITS, answer_within=ANSWER_WITHIN)
+        for check in described["verify"]:
+            if "roundtrip" in check:
+                check["within"] = REPORT_WITHIN
 
     async def move_in(self, rabbit: RabbitServer, vhost: str) -> None:
         """Relight's tables, and the users that the system's file names, each with no more rights than it needs."""
