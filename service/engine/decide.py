@@ -230,9 +230,12 @@ def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Out
 
 
 def _silent(work: Work, live: Live, event: Event, row: StepRow) -> Outcome:
-    whom = row.planned.component or "the participant"
-    error = f"{whom} did not answer in time"
+    error = f"{row.planned.component} did not answer in time"
     waiting = frozenset({StepStatus.WAITING})
+    if row.planned.component is None:
+        # A check: no file says what its silence means. Its action says whom it asked, and asks again if it may.
+        work.change(live, StepChange(row.key, StepStatus.READY, waiting, work.now, SILENT))
+        return Outcome.ABSORBED
     match row.planned.on_silence:
         case OnSilence.KILL:
             work.change(live, StepChange(row.key, StepStatus.READY, waiting, work.now, SILENT))

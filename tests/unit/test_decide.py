@@ -27,7 +27,7 @@ from service.engine.decide import Outcome, decide
 from service.engine.definitions import Definitions
 from service.engine.records import fold
 from service.engine.work import Live, Work
-from service.ports import Prepared, StepKey, Token
+from service.ports import SILENT, Prepared, StepKey, Token
 
 NOW = datetime(2026, 3, 1, 1, 45, tzinfo=UTC)
 LIFECYCLE = InstanceId("lifecycle/metrics")
@@ -268,6 +268,19 @@ def test_a_silent_participant_that_may_be_passed_over_is_and_one_that_may_not_tu
     desk.live.steps["pause:calculator"] = replace(row, status=StepStatus.WAITING)
     desk.fire("step:pause:calculator")
     assert desk.state == "preparing_for_restart.resuming"
+
+
+def test_silence_at_a_check_is_for_its_action_to_judge() -> None:
+    desk = Desk()
+    desk.to_operational()
+    desk.tell("restart.requested", RestartRequested(reason="release"))
+    desk.report("tell", StepStatus.DONE)
+    row = desk.live.steps["baseline:0"]
+    desk.live.steps["baseline:0"] = replace(row, status=StepStatus.WAITING, attempt=1)
+    desk.fire("step:baseline:0")
+    after = desk.live.steps["baseline:0"]
+    assert (after.status, after.answer) == (StepStatus.READY, SILENT)
+    assert desk.state == "preparing_for_restart.notifying"
 
 
 def test_a_result_of_a_past_entry_changes_nothing() -> None:
