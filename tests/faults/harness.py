@@ -35,11 +35,9 @@ class Stage(Serving):
     async def end(self) -> None:
         """Ends serve and the components that still run; each by the pid that it told us."""
         await self.stop()
-        alive: dict[str, int | None] = {}
-        for effect in read_effects(self.effects):
-            if effect.what in ("start", "stop"):
-                alive[effect.component] = effect.pid if effect.what == "start" else None
-        for pid in filter(None, alive.values()):
+        lives = [effect for effect in read_effects(self.effects) if effect.pid is not None]
+        ended = {effect.pid for effect in lives if effect.what == "stop"}
+        for pid in {effect.pid for effect in lives if effect.what == "start" and effect.pid} - ended:
             if doubles.__file__ and Path(doubles.__file__).name in _command_line(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
