@@ -19,6 +19,7 @@ from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
 from service.adapters.http import HttpRequests
 from service.adapters.local_files import LocalFiles
+from service.adapters.mcp import McpServers
 from service.adapters.postgres import PostgresStore
 from service.adapters.processes.local import SupervisedProcesses
 from service.adapters.programs import LocalPrograms
@@ -150,6 +151,7 @@ class _Service:
             programs=LocalPrograms(),
             secrets=References(),
             files=LocalFiles(),
+            mcp=McpServers(),
             http=HttpRequests(),
         )
         return Runner(

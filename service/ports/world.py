@@ -64,6 +64,14 @@ class Storage(Protocol):
     async def read(self, url: str) -> bytes: ...
 
 
+class Mcp(Protocol):
+    """MCP servers, by the URL of their streamable HTTP endpoint."""
+
+    async def tools(self, url: str, token: str | None, timeout: timedelta) -> tuple[str, ...]:
+        """Connects anew; the names of the tools it lists, sorted. Raises Retry, or Permanent when it refuses us."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FileState:
     """A file or folder that could be used; `free`: bytes that are left on its file system for ordinary users."""
@@ -143,3 +151,4 @@ class World:
     secrets: Secrets
     http: Http
     files: Files
+    mcp: Mcp

@@ -14,6 +14,7 @@ from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, post, run, silent
 from service.steps.file_checks import config, files
+from service.steps.mcp_checks import mcp
 from service.steps.naming import restart_id
 from service.steps.snapshots import sealed
 
@@ -69,7 +70,7 @@ class RunCheck:
             case ConfigCheck():
                 value, expected = await config(context, check)
             case McpCheck():
-                raise Permanent(f"{check.title}: MCP servers cannot be asked by this version")
+                value, expected = await mcp(context, check)
         result: dict[str, Json] = {"passed": True, "title": check.title, "value": value, "expected": expected}
         if context.row.answer is None:
             # An answer that came by message arrived in another attempt: how long it took is not known in this one.

@@ -153,6 +153,21 @@ class MemoryStorage:
         return self.documents[url]
 
 
+class MemoryMcp:
+    """MCP servers by URL: the tools they list, or why they do not answer. `asked` lists (URL, token)."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, tuple[str, ...] | StepError] = {}
+        self.asked: list[tuple[str, str | None]] = []
+
+    async def tools(self, url: str, token: str | None, timeout: timedelta) -> tuple[str, ...]:
+        self.asked.append((url, token))
+        answer = self.servers.get(url, Retry("All connection attempts failed"))
+        if isinstance(answer, StepError):
+            raise answer
+        return answer
+
+
 class MemoryFiles:
     """A system's files by path; a content of None is a folder. `read_only` names those that cannot be written."""
 
@@ -337,6 +352,7 @@ class MemoryWorld:
         self.programs = MemoryPrograms()
         self.secrets = MemorySecrets()
         self.files = MemoryFiles()
+        self.mcp = MemoryMcp()
         self.http = MemoryHttp()
         self.processes.on_start = self._begins
         self.processes.on_end = self._ends
@@ -357,6 +373,7 @@ class MemoryWorld:
             programs=self.programs,
             secrets=self.secrets,
             files=self.files,
+            mcp=self.mcp,
             http=self.http,
         )
 
