@@ -5,7 +5,7 @@ A batch is a prefix of each lane plus signals and due timers. Every event in it 
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -31,6 +31,10 @@ IDLE = 1.0
 
 FULL = 0.05
 """Seconds between looks at a full outbox; deliveries wait in their queues meanwhile."""
+
+ALONE = 20
+"""Redelivered events settled one by one before signals and timers have their turn: after a crash a cancel waits for
+these few tries and not for all that was in flight."""
 
 log = structlog.get_logger()
 
@@ -78,7 +82,8 @@ class Intake:
                 self._lanes.resume()
             deliveries = self._lanes.take(self._size)
             if deliveries or self._inside_is_due():
-                await self._take_in(deliveries)
+                for some in _portions(deliveries):
+                    await self._take_in(some)
             else:
                 if self._outbox.has_sent:
                     await self._take_in(())
@@ -285,3 +290,12 @@ class Intake:
         if failures in (1, 10, 100):
             log.warning("intake.waits", shard=self._ownership.shard, error=str(error), failures=failures)
         await self._clock.sleep(min(2.0, 0.02 * 2 ** min(failures, 10)))
+
+
+def _portions(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+    """All at once, or where single tries are to be expected in short portions; each a prefix of what is left."""
+    if not any(delivery.redelivered for delivery in deliveries):
+        yield deliveries
+        return
+    for start in range(0, len(deliveries), ALONE):
+        yield deliveries[start : start + ALONE]
