@@ -405,6 +405,8 @@ def explain(trigger: str, facts: Facts) -> Reason | None:
         case "restart.cancelled" | "operator.abort" if state in AFTER_NO_RETURN:
             what = f"{name} is past the point of no return" if name else f"{system} is being started for the first time"
             return Reason(f"{what} ({state}): it only goes forward now; hands-off stops it where it stands")
+        case "operator.hands-off" if state in (At.NOTIFYING, At.PRESERVING):
+            return Reason(f"nothing of {system} was stopped yet ({state}): abort instead, which resumes it")
         case "restart.cancelled" if state == At.RESUMING:
             return Reason(f"{name or 'the restart'} is already being taken back")
         case "restart.cancelled":

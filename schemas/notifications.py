@@ -83,7 +83,7 @@ class StepData(Open):
 
 
 class WaitData(Open):
-    """Relight waits: for whom, until when, and what happens then if nobody acts."""
+    """Relight waits: for whom, until when, and what happens then if nobody acts. `acts` are commands that end it."""
 
     system: str
     machine: str
@@ -95,6 +95,7 @@ class WaitData(Open):
     whom: str
     until: Moment | None = None
     then: str
+    acts: list[str] = Field(default_factory=list)
     at: Moment
 
 

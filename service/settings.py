@@ -24,7 +24,16 @@ HEALTH_PORT = 8410
 """Below 32768, where the kernel takes ports for outgoing connections, and not registered for anything common."""
 
 OTHERS = frozenset(
-    {"POSTGRES_BIN", "RABBITMQ_BIN", "PYTHON", "CRASH_AT", "USERS", "EMBEDDED_RABBITMQ", "EMBEDDED_POSTGRES"}
+    {
+        "POSTGRES_BIN",
+        "RABBITMQ_BIN",
+        "PYTHON",
+        "CRASH_AT",
+        "USERS",
+        "EMBEDDED_RABBITMQ",
+        "EMBEDDED_POSTGRES",
+        "COMMAND",
+    }
 )
 """Variables with our prefix that other parts of Relight read; they are no settings of these classes."""
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.render import Line, Tone
+from service.cli.words import typed
 
 STYLES = {
     Tone.PLAIN: "",
@@ -42,18 +43,18 @@ class Screen:
         return self.out.is_terminal
 
     def line(self, line: Line) -> None:
-        self.out.print(Text(line.text, STYLES[line.tone]), soft_wrap=True)
+        self.out.print(Text(typed(line.text), STYLES[line.tone]), soft_wrap=True)
 
     def say(self, text: str, tone: Tone = Tone.PLAIN) -> None:
-        self.out.print(Text(text, STYLES[tone]), soft_wrap=True)
+        self.out.print(Text(typed(text), STYLES[tone]), soft_wrap=True)
 
     def note(self, text: str, tone: Tone = Tone.QUIET) -> None:
         """Said beside the result: never in the way of a program that reads it."""
-        self.err.print(Text(text, STYLES[tone]), soft_wrap=True)
+        self.err.print(Text(typed(text), STYLES[tone]), soft_wrap=True)
 
     def problem(self, text: str) -> None:
         """An error, for people: the first line is marked, what follows is as it was written."""
-        first, _, rest = text.partition("\n")
+        first, _, rest = typed(text).partition("\n")
         self.err.print(Text.assemble(("relight: ", STYLES[Tone.BAD]), first), soft_wrap=True)
         if rest:
             self.err.print(Text(rest), soft_wrap=True)

@@ -3,17 +3,17 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime
 from typing import Any
 
-from machines.model import SETTLED, InstanceId, StepStatus
+from machines.model import SETTLED, InstanceId
 from machines.registry import VERSIONS
 from service.cli.connect import status_topic, store
 from service.cli.console import Screen
 from service.cli.render import Tone, one_line, read
 from service.cli.restart import local_zone
-from service.cli.words import clock, day, short, span
+from service.cli.waits import acts, waits
+from service.cli.words import day, short, span
 from service.errors import RelightError
 from service.ports import InstanceView, LogRow, StepRow
 from service.settings import Settings
@@ -46,8 +46,10 @@ def status(settings: Settings, screen: Screen, system: str | None, as_json: bool
         ],
     )
     for view in views:
-        for text in (*_open_steps(view, zone), *_waits(view, zone)):
-            screen.say(f"{view.snapshot.instance}: {text}", Tone.WAIT)
+        for wait in waits(view, now, zone):
+            screen.say(f"{view.snapshot.instance}: {wait.text}", Tone.WAIT)
+            for way in wait.ways:
+                screen.say(f"    {way.command(view.snapshot.instance):<72}  {way.effect}", Tone.QUIET)
     return 0
 
 
@@ -58,38 +60,6 @@ async def _instances(settings: Settings, system: str | None) -> tuple[InstanceVi
 
 def _progress(steps: tuple[StepRow, ...]) -> str:
     return f"{sum(step.status in SETTLED for step in steps)}/{len(steps)}" if steps else ""
-
-
-def _open_steps(view: InstanceView, zone: tzinfo) -> Iterator[str]:
-    """What is being done now and what went wrong, a line each; planned and settled steps are only counted."""
-    for step in view.steps:
-        name, who = step.key.name, step.planned.component
-        match step.status:
-            case StepStatus.RUNNING:
-                yield f"{name} is being performed by {step.worker} (attempt {step.attempt} of {step.planned.attempts})"
-            case StepStatus.READY:
-                again = f" again after: {short(step.error)}" if step.error else ""
-                yield f"{name} is about to begin{again}, at {step.place}"
-            case StepStatus.WAITING:
-                until = view.silent_at(name)
-                when = f" until {clock(until, zone)}" if until is not None else ""
-                then = step.planned.on_silence.value
-                yield f"{name} waits for {who or 'an answer'}{when}; if it stays silent: {then}"
-            case StepStatus.FAILED | StepStatus.UNKNOWN:
-                yield f"{name} {step.status.value}: {short(step.error or 'no reason was given')}"
-            case _:
-                pass
-
-
-def _waits(view: InstanceView, zone: tzinfo) -> Iterator[str]:
-    snapshot = view.snapshot
-    machine = VERSIONS.get((snapshot.machine, snapshot.machine_version))
-    state = next((s for s in machine.states if s.name == snapshot.state), None) if machine is not None else None
-    if snapshot.dwell_until is not None:
-        yield f"waits until {clock(snapshot.dwell_until, zone)} at least"
-    if snapshot.deadline_at is not None:
-        then = state.then if state is not None and state.then else "its deadline passes"
-        yield f"if nobody acts: {then} at {clock(snapshot.deadline_at, zone)}"
 
 
 def _view(view: InstanceView) -> dict[str, Any]:
@@ -113,6 +83,10 @@ def _view(view: InstanceView) -> dict[str, Any]:
         "then": (known[0].then or None) if known else None,
         "data": dict(snapshot.data),
         "hash": snapshot.hash,
+        "acts": [
+            {"act": way.act, "step": way.step, "effect": way.effect, "command": way.command(snapshot.instance)}
+            for way in acts(view)
+        ],
         "steps": [
             {
                 "name": step.key.name,

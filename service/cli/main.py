@@ -42,6 +42,16 @@ Systems = Annotated[
 ]
 
 
+class Act(StrEnum):
+    """What a person may do; the events' own list, without loading them."""
+
+    RETRY = "retry"
+    WAIVE = "waive"
+    ABORT = "abort"
+    ADOPT = "adopt"
+    HANDS_OFF = "hands-off"
+
+
 class Procedure(StrEnum):
     """What can be planned."""
 
@@ -200,6 +210,31 @@ def status(
 
     settings, screen = _start()
     raise typer.Exit(perform(settings, screen, system, as_json))
+
+
+@app.command()
+def act(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="As `status` names it: lifecycle/metrics.")],
+    what: Annotated[Act, typer.Argument(metavar="ACT", help="retry, waive, abort, adopt or hands-off.")],
+    reason: Annotated[str, typer.Option(metavar="WHY", help="For the log and for whoever reads the report.")],
+    step: Annotated[str | None, typer.Option(metavar="NAME", help="The step that retry or waive means.")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="When a waiver is to be looked at again: 24h, 2026-03-01T02:00:00+01:00."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Act on an instance that waits or is stuck, from this machine's command line (logged as `you (local)`).
+
+    retry: a failed step anew, or a halted system once more. waive: go on without a step. abort: turn back, or leave a
+    halted system as it stands. adopt: look at what is there. hands-off: stop where it stands. Which of them are
+    possible now, `relight status` says. Exits 1 when the act is refused: the reasons are shown.
+    """
+    from schemas.events import Act as EventAct
+    from service.cli.act import act as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, instance, EventAct(what.value), reason, step, until, as_json))
 
 
 @app.command()

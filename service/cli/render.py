@@ -10,6 +10,9 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
+from machines.acts import ways_out
+from machines.model import InstanceId
+from machines.registry import VERSIONS
 from schemas.envelope import CloudEvent
 from schemas.events import PREFIX
 from schemas.notifications import NOTIFICATIONS, RefusalData, StepData, TransitionData, WaitData
@@ -156,6 +159,7 @@ class Story:
             yield Line(" " * 9 + "── point of no return ──", Tone.WAIT)
         if said.to in SAFE_ENDS:
             yield self._ended(said, heading)
+            yield from _ways_out(said)
         elif changed:
             yield self._line(said.at, heading, self._about(said), Tone.HEADING)
 
@@ -236,6 +240,15 @@ class Story:
         time = clock(at, self._zone) if at is not None else " " * 8
         label = f"  {head:<13}" if indent else f"{head:<15}"
         return Line(f"{time} {label}{text}".rstrip(), tone)
+
+
+def _ways_out(said: TransitionData) -> Iterator[Line]:
+    """Where only a person leads on: the commands that do."""
+    machine = VERSIONS.get((said.machine, said.machine_version))
+    if machine is None:
+        return
+    for way in ways_out(machine, said.to, {}):
+        yield Line(f"{' ' * 11}{way.command(InstanceId(said.instance)):<58}  {way.effect}", Tone.WAIT)
 
 
 def _words(*parts: str) -> str:

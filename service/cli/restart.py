@@ -15,6 +15,7 @@ from schemas.system import System
 from service.cli.console import Screen
 from service.cli.follow import follow
 from service.cli.live import LiveLines
+from service.cli.outcome import TAKEN_IN_WITHIN, outcome
 from service.cli.publish import compose
 from service.cli.render import Ending, Story, Tone
 from service.errors import RelightError
@@ -23,9 +24,6 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.adapters.postgres import PostgresStore
-
-TAKEN_IN_WITHIN = timedelta(seconds=15)
-"""How long a request waits for its answer: longer than a lease, so that a take-over may lie between."""
 
 
 def restart(
@@ -86,26 +84,20 @@ async def _limit(opened: "PostgresStore", snapshot: Snapshot) -> timedelta | Non
 async def _answer(
     screen: Screen, opened: "PostgresStore", instance: InstanceId, seq: int, event_id: str, *, quiet: bool
 ) -> Ending:
-    """The log row of the request: accepted or refused. Raises RelightError when nobody took it in."""
-    begun = datetime.now(UTC)
-    while datetime.now(UTC) - begun < TAKEN_IN_WITHIN:
-        for row in await opened.history(instance, seq):
-            if row.event.id != event_id:
-                continue
-            record = json.loads(row.record)
-            if row.kind == "refusal":
-                reasons = tuple(record["reasons"])
-                if not quiet:
-                    screen.say(f"refused: {'; '.join(reasons)}", Tone.BAD)
-                return Ending(row.state_to, restarted=False, reasons=reasons)
-            if not quiet:
-                screen.say(f"accepted: {instance} is {row.state_to}; see `relight status` and `relight watch`")
-            return Ending(row.state_to, restarted=False)
-        await asyncio.sleep(0.1)
-    raise RelightError(
-        f"the request was stored, but nobody took it in within {TAKEN_IN_WITHIN.seconds} s: no `relight serve` "
-        "decides for this system.\nIt is kept: the next one that starts takes it in and restarts the system then."
-    )
+    """What the log says of the request: accepted or refused. Raises RelightError when nobody took it in."""
+    from service.clock import SystemClock
+
+    said = await outcome(opened, SystemClock(), instance, seq, event_id)
+    if said is None:
+        raise RelightError(
+            f"the request was stored, but nobody took it in within {TAKEN_IN_WITHIN.seconds} s: no `relight serve` "
+            "decides for this system.\nIt is kept: the next one that starts takes it in and restarts the system then."
+        )
+    if not quiet and said.reasons:
+        screen.say(f"refused: {'; '.join(said.reasons)}", Tone.BAD)
+    elif not quiet:
+        screen.say(f"accepted: {instance} is {said.state}; see `relight status` and `relight watch`")
+    return Ending(said.state, restarted=False, reasons=said.reasons)
 
 
 def local_zone() -> tzinfo:

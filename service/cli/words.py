@@ -1,5 +1,7 @@
 """How times, spans, steps and results read to people. Pure; no line is composed here."""
 
+import os
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, tzinfo
 
@@ -19,11 +21,23 @@ VERBS = {
 }
 """Lines of the tables whose own name says too little on a terminal."""
 
+COMMANDS = (
+    "act", "demo", "diagram", "history", "migrate", "plan", "publish", "restart", "serve", "status", "verify", "watch",
+)  # fmt: skip
+"""Relight's commands, by which they are told from other words after its name."""
+
+_COMMAND = re.compile(rf"(?<![\w./-])relight (?=(?:{'|'.join(COMMANDS)})\b)")
+
 SHORT = 8
 """Characters of a digest that are shown: enough to compare by eye."""
 
 LONGEST = 160
 """Characters of an error or detail on one line; the whole text is in the log and the history."""
+
+
+def typed(text: str) -> str:
+    """The text with Relight's commands as this person types them: `./relight status` in a checkout."""
+    return _COMMAND.sub(lambda _: f"{os.environ.get('RELIGHT_COMMAND', 'relight')} ", text)
 
 
 def clock(moment: datetime, zone: tzinfo) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 
+from machines.acts import needs_a_person, ways_out, when_silent
 from machines.model import (
     ENDED,
     SETTLED,
@@ -76,6 +77,9 @@ def trigger(work: Work, live: Live, event: Event, name: str) -> Outcome:
     runs = {i: state for i, state in work.live_runs.get(event.system, {}).items() if i != live.snapshot.instance}
     facts = Facts(work.now, event, live.snapshot, live.system, live.facts(), runs)
     match live.chart.decide(name, facts):
+        case Move(stay=True) as move:
+            _note(work, live, event, move.reason, move.changes)
+            return Outcome.APPLIED
         case Move() as move:
             _move(work, live, event, move)
             return Outcome.APPLIED
@@ -136,11 +140,26 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         work.timer(live, "dwell", after.dwell_until)
         if planned:
             then = "goes on, once its steps are done"
-            work.say(notices.wait(after, None, "the due time", after.dwell_until, then, work.now))
-    elif not planned and not state.resting and not state.final:
+            ways = _commands(live)
+            work.say(notices.wait(after, None, "the due time", after.dwell_until, then, work.now, ways))
+    elif not planned and not state.resting and not state.final and state.asks is None:
         work.timer(live, "completed", work.now)
     if after.deadline_at is not None:
         work.timer(live, "deadline", after.deadline_at)
+    if state.asks is not None:
+        asked = state.asks(after.data)
+        work.say(notices.wait(after, None, asked.whom, after.deadline_at, asked.then, work.now))
+    if needs_a_person(machine, state):
+        ways = _commands(live)
+        who = f"a person: {state.name} lasts until somebody acts. One of: {'; '.join(ways)}"
+        work.say(notices.wait(after, None, who, None, f"it stays {state.name}", work.now, ways))
+
+
+def _commands(live: Live, row: StepRow | None = None) -> tuple[str, ...]:
+    """The commands that end this wait: about the step it waits for, then about the instance."""
+    steps = {row.key.name: row.status} if row is not None else {}
+    snapshot = live.snapshot
+    return tuple(way.command(snapshot.instance) for way in ways_out(live.chart.machine, snapshot.state, steps))
 
 
 def _progress(work: Work, live: Live, event: Event) -> Outcome:
@@ -152,7 +171,8 @@ def _progress(work: Work, live: Live, event: Event) -> Outcome:
     if not left:
         if live.snapshot.dwell_until is not None and live.snapshot.dwell_until > work.now:
             return Outcome.ABSORBED
-        return trigger(work, live, event, On.COMPLETED) if not live.resting else Outcome.ABSORBED
+        ends = not live.resting and live.chart.machine.state(live.snapshot.state).asks is None
+        return trigger(work, live, event, On.COMPLETED) if ends else Outcome.ABSORBED
     position = min(row.planned.position for row in left)
     for row in left:
         if row.planned.position == position and row.status is StepStatus.PLANNED:
@@ -178,13 +198,16 @@ def _step_reported(work: Work, live: Live, event: Event, report: StepReported) -
     row = live.steps.get(report.step)
     if row is None:
         return Outcome.ABSORBED
+    state = live.chart.machine.state(live.snapshot.state)
     if outcome == "waiting" and row.status is StepStatus.WAITING:
-        then = _when_silent(row, live)
-        work.say(notices.wait(live.snapshot, report.step, report.whom or "a participant", report.until, then, at))
+        then = when_silent(row.planned.on_silence, state)
+        whom = report.whom or "a participant"
+        work.say(notices.wait(live.snapshot, report.step, whom, report.until, then, at, _commands(live, row)))
     if outcome == "unknown" and row.status is StepStatus.UNKNOWN:
-        then = live.chart.machine.state(live.snapshot.state).then or "nothing"
-        who = "a person: nobody can tell whether it happened; look, then `relight act` retry or waive"
-        work.say(notices.wait(live.snapshot, report.step, who, live.snapshot.deadline_at, then, at))
+        then = state.then or "nothing"
+        ways = _commands(live, row)
+        who = f"a person: nobody can tell whether it happened. Look, then one of: {'; '.join(ways)}"
+        work.say(notices.wait(live.snapshot, report.step, who, live.snapshot.deadline_at, then, at, ways))
     if outcome == "done":
         _stay_if_asked(work, live, event)
     return _progress(work, live, event)
@@ -202,16 +225,6 @@ def _stay_if_asked(work: Work, live: Live, event: Event) -> None:
             raise ValueError(f"{live.snapshot.machine}: a transition on {On.STEP_DONE} must stay")
         case _:
             pass
-
-
-def _when_silent(row: StepRow, live: Live) -> str:
-    match row.planned.on_silence:
-        case OnSilence.PROCEED:
-            return "proceeds without it"
-        case OnSilence.KILL:
-            return "kills it"
-        case OnSilence.ABORT:
-            return live.chart.machine.state(live.snapshot.state).then or "the step fails"
 
 
 def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Outcome:
@@ -307,12 +320,18 @@ def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Out
 
 
 def _note(work: Work, live: Live, event: Event, reason: str, changes: Mapping[str, Json]) -> None:
-    """A logged self-transition that stays in the state entry: its steps and timers go on."""
+    """A logged self-transition that stays in the state entry: its steps and timers go on.
+
+    At rest the instance stands on what is current from then on; what its steps were planned with stays theirs.
+    """
     before = live.snapshot
     data = merged(before.data, changes)
     state = live.chart.machine.state(before.state)
     dwell_until, deadline_at = waits(state, live.system, data, before.entered_at)
     noted = replace(before, data=data, dwell_until=dwell_until, deadline_at=deadline_at)
+    if live.resting:
+        current = work.definitions.current_hash(before.system)
+        noted = replace(noted, machine_version=live.chart.machine.version, config_hash=current)
     for kind, moved, stood in (
         ("dwell", dwell_until, before.dwell_until),
         ("deadline", deadline_at, before.deadline_at),

@@ -105,9 +105,15 @@ def step(
 
 
 def wait(
-    snapshot: Snapshot, step_name: str | None, whom: str, until: datetime | None, then: str, at: datetime
+    snapshot: Snapshot,
+    step_name: str | None,
+    whom: str,
+    until: datetime | None,
+    then: str,
+    at: datetime,
+    acts: Sequence[str] = (),
 ) -> OutMessage:
-    """`<system>.<machine>._wait`: for whom, until when, and what happens then."""
+    """`<system>.<machine>._wait`: for whom, until when, what happens then, and the commands that end the wait."""
     data = {
         "system": snapshot.system,
         "machine": snapshot.machine,
@@ -119,6 +125,7 @@ def wait(
         "whom": whom,
         "until": until,
         "then": then,
+        "acts": list(acts),
         "at": at,
     }
     key = f"{snapshot.system}.{snapshot.machine}._wait"

@@ -1,11 +1,13 @@
 """What the commands print and how they exit, on doubles of the store; wrong usage is told before all else."""
 
+import getpass
 import json
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +16,12 @@ from typing import Any
 import pytest
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
-from service.cli import main
+from service.cli import main, words
 from service.ports import EventKey, InstanceView, LogRow, StepKey, StepRow
 
 NOW = datetime.now(UTC)
 COMMANDS = (
-    "demo", "serve", "migrate", "restart", "publish", "watch", "status", "history", "plan", "verify", "diagram"
+    "demo", "serve", "migrate", "restart", "publish", "watch", "status", "act", "history", "plan", "verify", "diagram",
 )  # fmt: skip
 
 SYSTEM = """\
@@ -92,6 +94,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     async def opened(_: object) -> AsyncIterator[SimpleNamespace]:
         yield double
 
+    double.opened = opened
+    monkeypatch.delenv("RELIGHT_COMMAND", raising=False)
     monkeypatch.setattr("service.cli.connect.store", opened)
     monkeypatch.setattr("service.cli.look.store", opened)
     return double
@@ -128,6 +132,8 @@ def test_every_command_explains_itself(run: Any, command: str) -> None:
         ["serve", "--systems", "/nowhere"],
         ["plan", "holiday"],
         ["status", "--fast"],
+        ["act", "lifecycle/metrics", "retry"],
+        ["act", "lifecycle/metrics", "panic", "--reason", "x"],
     ],
 )
 def test_wrong_usage_exits_2(run: Any, words: list[str]) -> None:
@@ -161,7 +167,7 @@ def test_wrong_system_file_stops_serve_with_all_findings(run: Any, tmp_path: Pat
     status, _, err = run("serve", "--systems", str(file))
     assert status == 1
     assert err.splitlines() == [
-        f"relight: {file}:5: components.reporter.needs.1: 'tradng' is no component or database",
+        f"relight: {file}:5: components.reporter.needs.1: 'tradng' is no component, database or MCP server",
         f"{file}:7: verify.0.roundtrip: 'kalkulator' is no component",
     ]
     assert not (tmp_path / "home").exists()
@@ -172,10 +178,27 @@ def test_status_shows_steps_and_what_happens_if_nobody_acts(run: Any, store: obj
     assert status == 0
     lines = [re.sub(r" {2,}", "  ", line).strip() for line in out.splitlines()]
     assert any(re.match(r"lifecycle/metrics  preparing_for_restart\.preserving  .*  12  1/3$", line) for line in lines)
-    assert "lifecycle/metrics: pause:calculator waits for calculator; if it stays silent: abort" in lines
+    said = lines.index("lifecycle/metrics: pause:calculator waits for calculator; if it stays silent: abort and resume")
+    waive = 'relight act lifecycle/metrics waive --step pause:calculator --until 24h --reason "WHY"'
+    assert lines[said + 1].startswith(waive)
     assert any(
         re.match(r"lifecycle/metrics: if nobody acts: abort and resume at \d\d:\d\d:\d\d", line) for line in lines
     )
+
+
+def test_in_a_checkout_the_advised_commands_are_those_of_the_launcher(
+    run: Any, store: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELIGHT_COMMAND", "./relight")
+    assert re.search(
+        r'^ +\./relight act lifecycle/metrics abort --reason "WHY"  +aborted', run("status")[1], re.MULTILINE
+    )
+    assert "`./relight status` shows all" in run("status", "metrix")[2]
+
+
+def test_every_command_is_known_to_the_advice() -> None:
+    names = {one.name or one.callback.__name__ for one in main.app.registered_commands if one.callback}
+    assert names == set(words.COMMANDS) == set(COMMANDS)
 
 
 def test_status_for_programs_is_one_document(run: Any, store: object) -> None:
@@ -184,6 +207,8 @@ def test_status_for_programs_is_one_document(run: Any, store: object) -> None:
     assert view["status"] == "Preparing for Restart"
     assert view["then"] == "abort and resume"
     assert [s["status"] for s in view["steps"]] == ["done", "waiting", "planned"]
+    assert [(act["act"], act["step"]) for act in view["acts"]] == [("waive", "pause:calculator"), ("abort", None)]
+    assert view["acts"][1]["command"] == 'relight act lifecycle/metrics abort --reason "WHY"'
     assert "\x1b" not in json.dumps(view)
 
 
@@ -271,3 +296,81 @@ def test_restart_at_no_moment_is_refused_before_anything_is_asked_for(run: Any, 
     status, _, err = run("restart", "metrics", "--due", "tomorrow")
     assert status == 1
     assert "--due 'tomorrow' is no moment" in err
+
+
+ACTED = "lifecycle/metrics"
+
+
+@pytest.fixture
+def desk(store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The same store, whose owner answers each signal with the log row that `store.answer` makes of it."""
+    store.signals, store.answer = [], {"kind": "transition", "reason": "aborted: look into it"}
+
+    async def signal(signals: list[Any]) -> None:
+        store.signals += signals
+
+    async def history(instance: str, after_seq: int = 0, limit: int = 1000) -> tuple[LogRow, ...]:
+        if not store.signals or store.answer is None:
+            return ()
+        event = EventKey("relight/cli", json.loads(store.signals[-1].body)["id"])
+        about = {"kind": store.answer["kind"], "event": event, "record": json.dumps(store.answer)}
+        return (replace(ROW, seq=13, state_to="preparing_for_restart.resuming", **about),)
+
+    store.signal, store.history = signal, history
+    monkeypatch.setattr("service.cli.act.store", store.opened)
+    return store
+
+
+def test_act_is_stored_under_the_local_users_name_and_its_outcome_is_told(run: Any, desk: SimpleNamespace) -> None:
+    status, out, _ = run("act", ACTED, "abort", "--reason", "look into it")
+    assert (status, out.splitlines()) == (
+        0,
+        [
+            "done: aborted: look into it; lifecycle/metrics is preparing_for_restart.resuming. "
+            "See `relight status metrics`"
+        ],
+    )
+    (signal,) = desk.signals
+    assert (signal.system, signal.user, signal.local) == ("metrics", getpass.getuser(), True)
+    event = json.loads(signal.body)
+    assert event["type"] == "relight.operator.acted"
+    assert event["data"] == {"instance": ACTED, "act": "abort", "reason": "look into it"}
+
+
+def test_refused_act_exits_1_with_the_reasons(run: Any, desk: SimpleNamespace) -> None:
+    desk.answer = {"kind": "refusal", "reasons": ["seal is planned", "and nothing is stuck"]}
+    status, out, _ = run("act", ACTED, "retry", "--step", "seal", "--reason", "x")
+    assert (status, out) == (1, "refused: seal is planned; and nothing is stuck\n")
+    said = json.loads(run("act", ACTED, "retry", "--step", "seal", "--reason", "x", "--json")[1])
+    assert (said["accepted"], said["reasons"]) == (False, ["seal is planned", "and nothing is stuck"])
+
+
+def test_waiver_lasts_for_a_span_or_until_a_moment(run: Any, desk: SimpleNamespace) -> None:
+    waive = ("act", ACTED, "waive", "--step", "seal", "--reason", "x", "--until")
+    assert run(*waive, "24h")[0] == 0
+    until = datetime.fromisoformat(json.loads(desk.signals[-1].body)["data"]["until"])
+    assert timedelta(hours=23) < until - datetime.now(UTC) < timedelta(hours=25)
+    assert run(*waive, "2030-03-01T02:00:00+01:00")[0] == 0
+    assert json.loads(desk.signals[-1].body)["data"]["until"] == "2030-03-01T02:00:00+01:00"
+    count = len(desk.signals)
+    status, _, err = run(*waive, "tomorrow")
+    assert (status, len(desk.signals)) == (1, count)
+    assert "--until 'tomorrow' is neither a span nor a moment" in err
+
+
+def test_act_on_what_is_not_there_says_what_there_is_and_stores_nothing(run: Any, desk: SimpleNamespace) -> None:
+    status, _, err = run("act", "lifecycle/metrix", "abort", "--reason", "x")
+    assert status == 1
+    assert "there is no instance 'lifecycle/metrix'; there are: lifecycle/metrics. Nothing was done." in err
+    assert run("act", "metrics", "abort", "--reason", "x")[0] == 1
+    assert desk.signals == []
+
+
+def test_act_that_nobody_takes_in_says_that_it_is_kept(
+    run: Any, desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cli.outcome.TAKEN_IN_WITHIN", timedelta(seconds=0.2))
+    desk.answer = None
+    status, _, err = run("act", ACTED, "abort", "--reason", "x")
+    assert status == 1
+    assert "no `relight serve` decides for metrics.\nIt is kept" in err

@@ -313,6 +313,48 @@ def test_a_person_waives_a_step_that_nobody_can_tell_about() -> None:
     assert desk.live.snapshot.data["waivers"]["pause:reporter"]["by"] == "ana"
 
 
+def waits(desk: Desk) -> list[dict[str, object]]:
+    envelopes = [CloudEvent.model_validate_json(m.body) for m in desk.work.batch(0, Token(1), ()).outbox]
+    return [dict(e.data) for e in envelopes if e.type == "relight.wait"]
+
+
+def test_where_a_person_is_meant_the_wait_names_the_commands_to_type() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.report("pause:reporter", StepStatus.UNKNOWN, error="nobody saw it")
+    wait = waits(desk)[-1]
+    retry = 'relight act lifecycle/metrics retry --step pause:reporter --reason "WHY"'
+    assert retry in str(wait["whom"])
+    assert wait["acts"] == [
+        retry,
+        'relight act lifecycle/metrics waive --step pause:reporter --until 24h --reason "WHY"',
+        'relight act lifecycle/metrics abort --reason "WHY"',
+    ]
+    assert wait["then"] == "abort and resume"
+
+
+def test_halted_is_said_to_wait_for_a_person_with_every_way_out() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state(SEALED)
+    act = OperatorActed(instance=LIFECYCLE, act=Act.HANDS_OFF, reason="mine now")
+    assert desk.tell("operator.acted", act) is Outcome.APPLIED
+    assert desk.state == "halted"
+    wait = waits(desk)[-1]
+    assert (wait["state"], wait["until"], wait["then"]) == ("halted", None, "it stays halted")
+    assert wait["acts"] == [f'relight act lifecycle/metrics {a} --reason "WHY"' for a in ("retry", "abort", "adopt")]
+
+
+def test_hands_off_before_anything_was_stopped_is_refused_and_abort_is_offered() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    act = OperatorActed(instance=LIFECYCLE, act=Act.HANDS_OFF, reason="mine now")
+    assert desk.tell("operator.acted", act) is Outcome.REFUSED
+    assert "abort instead" in desk.work.batch(0, Token(1), ()).log[-1].record
+    assert desk.tell("operator.acted", act.model_copy(update={"act": Act.ABORT})) is Outcome.APPLIED
+    assert desk.state == "preparing_for_restart.resuming"
+
+
 def test_a_retry_by_a_person_gives_the_step_its_attempts_again() -> None:
     desk = Desk()
     desk.to_preserving()

@@ -198,9 +198,14 @@ def test_downtime_counts_from_the_pause_and_is_held_against_the_limit() -> None:
 def test_halted_restart_names_its_reason() -> None:
     story = Story(UTC)
     restart_until_down(story)
-    (line,) = story.take(moved(960, "halted", "a person is needed: start:calculator failed"))
+    line, *ways = story.take(moved(960, "halted", "a person is needed: start:calculator failed"))
     assert line.text == "02:16:00 HALTED         a person is needed: start:calculator failed   downtime 1m"
     assert line.tone is Tone.BAD
+    assert [way.text.split("  ")[0] for way in (Line(one.text.strip()) for one in ways)] == [
+        'relight act lifecycle/metrics retry --reason "WHY"',
+        'relight act lifecycle/metrics abort --reason "WHY"',
+        'relight act lifecycle/metrics adopt --reason "WHY"',
+    ]
     assert story.ending is not None
     assert not story.ending.restarted
 

@@ -1,0 +1,77 @@
+"""What a person may do about an instance that waits or is stuck, from its table, and the command that does it.
+
+Pure. What an act then does is decided elsewhere: by the machine's transitions, and by the engine for single steps.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from machines.model import InstanceId, Machine, State, StepStatus
+from schemas.components import OnSilence
+from schemas.events import Act
+
+WAIVED_FOR = "24h"
+"""The expiry that an offered waiver names; whoever waives may write another."""
+
+RETRIED = frozenset({StepStatus.FAILED, StepStatus.UNKNOWN})
+WAIVED = RETRIED | {StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """One act that is possible now. `step`: the one it means; `effect`: what it leads to, for people."""
+
+    act: Act
+    effect: str
+    step: str | None = None
+
+    def command(self, instance: InstanceId) -> str:
+        """As it is typed: nothing but the reason is left to the person."""
+        words = ["relight", "act", instance, self.act.value]
+        if self.step is not None:
+            words += ["--step", self.step]
+        if self.act is Act.WAIVE:
+            words += ["--until", WAIVED_FOR]
+        return f'{shlex.join(words)} --reason "WHY"'
+
+
+def ways_out(machine: Machine, state: str, steps: Mapping[str, StepStatus]) -> tuple[WayOut, ...]:
+    """Everything a person may do in `state` with its `steps` as they stand: single steps first, then the instance."""
+    return (*_of_steps(steps), *_of_instance(machine, state))
+
+
+def way_of(step: str, status: StepStatus) -> tuple[WayOut, ...]:
+    """What may be done about this one step."""
+    return tuple(_of_steps({step: status}))
+
+
+def _of_steps(steps: Mapping[str, StepStatus]) -> Iterator[WayOut]:
+    for name, status in steps.items():
+        if status in RETRIED:
+            yield WayOut(Act.RETRY, f"{name} is tried anew, with all its attempts", name)
+        if status in WAIVED:
+            yield WayOut(Act.WAIVE, f"goes on without {name}", name)
+
+
+def _of_instance(machine: Machine, state: str) -> Iterator[WayOut]:
+    for act in Act:
+        taken = next((t for t in machine.transitions if state in t.sources and t.trigger == f"operator.{act}"), None)
+        if taken is not None:
+            yield WayOut(act, f"{taken.reason}: {taken.target}")
+
+
+def needs_a_person(machine: Machine, state: State) -> bool:
+    """A rest that only people's acts lead out of as it should: halted, degraded."""
+    return state.resting and any(True for _ in _of_instance(machine, state.name))
+
+
+def when_silent(on_silence: OnSilence, state: State) -> str:
+    """What happens when a participant has not answered in time."""
+    match on_silence:
+        case OnSilence.PROCEED:
+            return "proceeds without it"
+        case OnSilence.KILL:
+            return "kills it"
+        case OnSilence.ABORT:
+            return state.then or "the step fails"

@@ -1,0 +1,127 @@
+"""What an instance waits for, in words: for whom, until when, what happens then, and the commands that end the wait.
+
+Pure: a view in, lines out. The time is an argument; nothing is read or printed here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
+
+from machines.acts import WayOut, needs_a_person, way_of, ways_out, when_silent
+from machines.model import ENDED, Machine, Snapshot, State, StepStatus
+from machines.registry import VERSIONS
+from schemas.base import Json
+from service.cli.words import clock, short, span
+from service.ports import InstanceView, StepRow
+
+OVERDUE = timedelta(seconds=15)
+"""A due time that passed longer ago, or a step that nobody claimed for longer, means that nobody is at work there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One line about one wait, and what a person may do about it."""
+
+    text: str
+    ways: tuple[WayOut, ...] = field(default=())
+
+
+def waits(view: InstanceView, now: datetime, zone: tzinfo) -> tuple[Wait, ...]:
+    """Everything that the instance waits for, single steps first. Empty while it rests and needs nobody."""
+    snapshot = view.snapshot
+    machine = VERSIONS.get((snapshot.machine, snapshot.machine_version))
+    if machine is None:
+        return (Wait(f"version {snapshot.machine_version} of {snapshot.machine} is not known to this command"),)
+    state = machine.state(snapshot.state)
+    return (
+        *(Wait(text, way_of(step.key.name, step.status)) for step, text in _steps(view, state, now, zone)),
+        *_of_the_state(view, machine, state, now, zone),
+    )
+
+
+def acts(view: InstanceView) -> tuple[WayOut, ...]:
+    """Every act that is possible now."""
+    machine = VERSIONS.get((view.snapshot.machine, view.snapshot.machine_version))
+    steps = {step.key.name: step.status for step in view.steps}
+    return ways_out(machine, view.snapshot.state, steps) if machine is not None else ()
+
+
+def _steps(view: InstanceView, state: State, now: datetime, zone: tzinfo) -> Iterator[tuple[StepRow, str]]:
+    """What is being done now and what went wrong; planned and settled steps are only counted."""
+    snapshot = view.snapshot
+    for step in view.steps:
+        name, tries = step.key.name, f"attempt {step.attempt} of {step.planned.attempts}"
+        match step.status:
+            case StepStatus.RUNNING if step.lease_until is not None and step.lease_until < now - OVERDUE:
+                lost = f"its worker {step.worker} was last heard of before {clock(step.lease_until, zone)}"
+                yield step, f"{name} waits for another worker: {lost}.{_nobody_at(step)}{_then(snapshot, state, zone)}"
+            case StepStatus.RUNNING:
+                yield step, f"{name} is being performed by {step.worker} ({tries}){_then(snapshot, state, zone)}"
+            case StepStatus.READY if step.ready_at is not None and step.ready_at < now - OVERDUE:
+                since = span(now - step.ready_at)
+                text = f"{name} waits for a worker since {since}.{_nobody_at(step)}{_then(snapshot, state, zone)}"
+                yield step, text
+            case StepStatus.READY:
+                again = f" again after: {short(step.error)}" if step.error else ""
+                yield step, f"{name} is about to begin{again} ({tries}, at {step.place}){_then(snapshot, state, zone)}"
+            case StepStatus.WAITING:
+                until = view.silent_at(name)
+                when = f" until {clock(until, zone)}" if until is not None else ""
+                whom = step.planned.component or "an answer"
+                then = when_silent(step.planned.on_silence, state)
+                yield step, f"{name} waits for {whom}{when}; if it stays silent: {then}"
+            case StepStatus.UNKNOWN:
+                why = short(step.error or "no reason was given")
+                text = f"{name} waits for a person: nobody can tell whether it happened ({why}). Look, then act"
+                yield step, f"{text}{_then(snapshot, state, zone)}"
+            case StepStatus.FAILED:
+                yield step, f"{name} failed: {short(step.error or 'no reason was given')}"
+            case _:
+                pass
+
+
+def _nobody_at(step: StepRow) -> str:
+    where = "" if step.place == "local" else f" with RELIGHT_PLACES={step.place}"
+    return f" None serves {step.place}: start `relight serve`{where} there"
+
+
+def _then(snapshot: Snapshot, state: State, zone: tzinfo) -> str:
+    """What happens when it lasts too long; a dwell is no such end."""
+    if snapshot.deadline_at is None:
+        return ""
+    return f"; until {clock(snapshot.deadline_at, zone)}, then: {state.then or 'its deadline passes'}"
+
+
+def _of_the_state(
+    view: InstanceView, machine: Machine, state: State, now: datetime, zone: tzinfo
+) -> Iterator[Wait]:  # fmt: skip
+    snapshot = view.snapshot
+    ways = ways_out(machine, state.name, {})
+    late = [timer for timer in view.timers if timer.due_at < now - OVERDUE]
+    if late:
+        since = span(now - min(timer.due_at for timer in late))
+        yield Wait(f"waits for a `relight serve`: something is due since {since} and nobody decides here")
+    if snapshot.dwell_until is not None and snapshot.dwell_until > now:
+        open_ = [step.key.name for step in view.steps if step.status not in ENDED]
+        steps = f" and {len(open_)} steps" if open_ else ""
+        yield Wait(f"waits for its due time{steps} until {clock(snapshot.dwell_until, zone)} at least; then it goes on")
+    if snapshot.deadline_at is not None:
+        then = state.then or "its deadline passes"
+        yield Wait(f"if nobody acts: {then} at {clock(snapshot.deadline_at, zone)}", ways)
+    elif needs_a_person(machine, state):
+        why = _failure(snapshot.data)
+        yield Wait(f"waits for a person, for ever: {state.name}{f' since {why}' if why else ''}", ways)
+
+
+def _failure(data: Mapping[str, Json]) -> str:
+    """Why the instance left its way: where, by what, and which steps failed."""
+    kept = data.get("failure")
+    if not isinstance(kept, dict):
+        last = data.get("last_abort")
+        kept = last.get("failure") if isinstance(last, dict) else None
+    if not isinstance(kept, dict):
+        return ""
+    steps = kept.get("steps")
+    words = [f"{name}: {error}" for name, error in steps.items()] if isinstance(steps, dict) else []
+    words += [str(kept["reason"])] if isinstance(kept.get("reason"), str) else []
+    return f"{kept.get('state')} by {kept.get('by')}" + (f" ({short('; '.join(words), 400)})" if words else "")
