@@ -1,7 +1,14 @@
 """Which instance an event means, as far as the event says so itself. Shared by all machines; no machine lives here."""
 
 from machines.model import Event, InstanceId
-from schemas.events import OperatorActed, ParticipantAnswered, StepReported, TimerFired
+from schemas.events import (
+    ApprovalDenied,
+    ApprovalGiven,
+    OperatorActed,
+    ParticipantAnswered,
+    StepReported,
+    TimerFired,
+)
 
 
 def carried(machine: str, event: Event) -> InstanceId | None:
@@ -12,6 +19,8 @@ def carried(machine: str, event: Event) -> InstanceId | None:
     """
     match event.data:
         case OperatorActed(instance=instance) | StepReported(instance=instance) | TimerFired(instance=instance):
+            pass
+        case ApprovalGiven(instance=instance) | ApprovalDenied(instance=instance):
             pass
         case ParticipantAnswered(commandid=command):
             instance = command.split(":", 1)[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from machines.chart import BUDGETS, Chart
+from machines.evidence import record
 from machines.model import (
     SETTLED,
     Event,
@@ -25,9 +26,9 @@ from machines.model import (
     Transition,
 )
 from machines.plan import plan
-from machines.samples import EVIDENCE, SPAN, STANDING, START, SYSTEMS, instances, samples
+from machines.samples import EVIDENCE, SPAN, STANDING, START, SYSTEMS, THIS_PLAN, instances, samples
 from schemas.base import Closed, Json
-from schemas.events import SystemRegistered
+from schemas.events import ApprovalDenied, ApprovalGiven, SystemRegistered
 from schemas.system import System
 
 Data = Mapping[str, Json]
@@ -199,7 +200,8 @@ class Explorer:
             return (On.STEP_FAILED,)
         settled = all(_passed(step) for step in here.steps)
         waited = here.dwelled or state.dwell is None
-        return (On.COMPLETED,) if settled and waited and not (state.resting or state.final) else ()
+        ends = not (state.resting or state.final or state.asks is not None)
+        return (On.COMPLETED,) if settled and waited and ends else ()
 
     def _decided(
         self, here: Configuration, trigger: str, data: Closed | None, seen: Exploration
@@ -226,6 +228,8 @@ class Explorer:
 
     def _entered(self, here: Configuration, move: Move) -> Configuration:
         data = {name: value for name, value in {**here.data, **move.changes}.items() if value is not None}
+        if move.stay:
+            return replace(here, data=data)
         state = self.machine.state(move.target)
         planned = plan(self.machine, state, self.system, data)
         steps = tuple(StepFact(step, StepStatus.PLANNED, 1) for step in planned)
@@ -234,7 +238,10 @@ class Explorer:
     def _facts(self, here: Configuration, trigger: str, data: Closed | None) -> Facts:
         now = START + SPAN * here.moment
         name = "operator.acted" if trigger.startswith("operator.") else trigger
-        event = Event("1", "explore", name, self.system.system, data if data is not None else Closed(), now, user="ana")
+        # Who asks for something never approves it.
+        user = "ben" if trigger.startswith("approval.") else "ana"
+        about = _about_this_plan(data if data is not None else Closed(), here.data)
+        event = Event("1", "explore", name, self.system.system, about, now, user=user)
         snapshot = Snapshot(
             instance=self.instance,
             system=self.system.system,
@@ -294,6 +301,14 @@ class _Watch:
             return changes(facts) if changes is not None else {}
 
         return replace(transition, changes=noting)
+
+
+def _about_this_plan(data: Closed, remembered: Data) -> Closed:
+    """An approval of the plan that is asked about here, where the sample leaves open which one it means."""
+    if isinstance(data, ApprovalGiven | ApprovalDenied) and data.plan == THIS_PLAN:
+        plan_hash = record(record(remembered, "restart"), "approval").get("plan")
+        return data.model_copy(update={"plan": plan_hash or THIS_PLAN})
+    return data
 
 
 def _open(steps: tuple[StepFact, ...]) -> Iterator[StepFact]:

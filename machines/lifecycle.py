@@ -11,10 +11,22 @@ from enum import StrEnum
 
 from machines.address import carried
 from machines.evidence import record, step_of, steps_of, text
+from machines.lifecycle_authority import (
+    approval,
+    approves_this_plan,
+    asked_for_approval,
+    no_approval_needed,
+    no_freeze_now,
+    not_frozen,
+    nothing_critical_running,
+    silence_allows,
+    somebody_may_approve,
+)
 from machines.lifecycle_memory import (
     absent,
     announced_anew,
     note_absent,
+    note_approved,
     note_baseline,
     note_failure,
     note_given_up,
@@ -37,6 +49,7 @@ from machines.model import (
     StepStatus,
     Transition,
 )
+from machines.plan import plan_hash
 from schemas.base import Json
 from schemas.components import Command
 from schemas.events import RestartCancelled, RestartRequested, SystemRegistered
@@ -48,6 +61,7 @@ NAME = "lifecycle"
 class At(StrEnum):
     UNOBSERVED = "unobserved"
     OPERATIONAL = "operational"
+    AWAITING_APPROVAL = "preparing_for_restart.awaiting_approval"
     NOTIFYING = "preparing_for_restart.notifying"
     PRESERVING = "preparing_for_restart.preserving"
     RESUMING = "preparing_for_restart.resuming"
@@ -59,6 +73,8 @@ class At(StrEnum):
     HALTED = "halted"
 
 
+BEFORE_PAUSE = (At.AWAITING_APPROVAL, At.NOTIFYING)
+BEFORE_NO_RETURN = (*BEFORE_PAUSE, At.PRESERVING)
 AFTER_NO_RETURN = (At.SHUTTING_DOWN, At.INITIALIZING, At.VERIFYING, At.RESTORING)
 
 OBSERVING = timedelta(minutes=5)
@@ -69,6 +85,10 @@ TELLING = timedelta(minutes=10)
 
 GRACE = timedelta(minutes=1)
 """Added to every limit of the system's file: the last retry and the bookkeeping around it still fit in."""
+
+
+def _answered(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
+    return now + (system.allow.approve.within if system.allow.approve is not None else timedelta(0))
 
 
 def _announced(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
@@ -133,12 +153,6 @@ def all_running(facts: Facts) -> Reason | None:
     return Reason(f"not running: {', '.join(missing)}") if missing else None
 
 
-def nothing_critical_running(facts: Facts) -> Reason | None:
-    """Standing machines (lifecycle, alerts) are no work in progress; runs are: a restart never cuts through one."""
-    runs = [f"{run} ({state})" for run, state in facts.live_runs.items() if run.count("/") > 1 and run[:6] != "alert/"]
-    return Reason(f"work in progress: {', '.join(runs)}; wait for it or abort it first") if runs else None
-
-
 def snapshot_verified(facts: Facts) -> Reason | None:
     sealed, read_back = step_of(facts, "seal"), step_of(facts, "verify_snapshot")
     if sealed is None or not text(sealed.result, "sha256") or not text(sealed.result, "url"):
@@ -179,6 +193,17 @@ def as_it_was_found(facts: Facts) -> Reason | None:
     return Reason("components were started, paused") if "absent" in facts.snapshot.data else None
 
 
+def note_asked(facts: Facts) -> Mapping[str, Json]:
+    """The restart, and the hash of exactly this plan for exactly this request: what an approval has to name."""
+    changes = note_restart(facts)
+    restart = record(changes, "restart")
+    return {**changes, "restart": {**restart, **approval(facts, plan_hash(LIFECYCLE, facts.system, restart))}}
+
+
+def note_frozen(facts: Facts) -> Mapping[str, Json]:
+    return note_failure(facts, no_freeze_now(facts))
+
+
 def note_snapshot_missing(facts: Facts) -> Mapping[str, Json]:
     return note_failure(facts, snapshot_verified(facts))
 
@@ -190,6 +215,35 @@ def told_later_than_announced(facts: Facts) -> Reason | None:
 
 def note_announced_anew(facts: Facts) -> Mapping[str, Json]:
     return {"restart": {**record(facts.snapshot.data, "restart"), "due": announced_anew(facts)}}
+
+
+def _for_whom(severity: str, occasion: str, delivery: str = "best_effort") -> Mapping[str, Json]:
+    """What `notice.tell` is told: whom (the channels of a severity), about what, and whether somebody must hear it."""
+    return {"severity": severity, "occasion": occasion, "delivery": delivery}
+
+
+def _asking(system: System) -> Mapping[str, Json]:
+    return _for_whom("warning", "asked")
+
+
+def _planned(system: System) -> Mapping[str, Json]:
+    return _for_whom("warning", "planned", system.restart.notice.delivery)
+
+
+def _given_up(system: System) -> Mapping[str, Json]:
+    return _for_whom("warning", "given_up")
+
+
+def _up_again(system: System) -> Mapping[str, Json]:
+    return _for_whom("info", "up_again")
+
+
+def _calling(system: System) -> Mapping[str, Json]:
+    return _for_whom("critical", "called", "required")
+
+
+# Of a resting state, and no way depends on it: it is tried for some minutes, and its failure is recorded.
+CALL = Step("call", "notice.tell", attempts=8, optional=True, arguments=_calling)
 
 
 def _backup_before(system: System) -> bool:
@@ -217,12 +271,19 @@ STATES = (
     ),
     State(At.OPERATIONAL, resting=True),
     State(
+        At.AWAITING_APPROVAL,
+        deadline=_answered,
+        then="do what allow.approve says of silence",
+        steps=(Step("ask", "notice.tell", attempts=3, optional=True, arguments=_asking),),
+        asks=asked_for_approval,
+    ),
+    State(
         At.NOTIFYING,
         dwell=_announced,
         deadline=_announced_at_the_latest,
         then="give the restart up and resume",
         steps=(
-            Step("tell", "notice.tell", attempts=3),
+            Step("tell", "notice.tell", attempts=3, arguments=_planned),
             # What was broken before must not be blamed on the restart, nor may it prevent one that would mend it.
             Step("baseline", "check.run", Each.CHECK, limit="verify", optional=True),
             # Inside the lead time, not inside the downtime; the pause waits for them.
@@ -262,6 +323,8 @@ STATES = (
                 optional=True,
             ),
             Step("check", "check.run", Each.CHECK, limit="verify", attempts=2, optional=True),
+            # Who was told that it comes must hear that it does not.
+            Step("tell", "notice.tell", optional=True, arguments=_given_up),
         ),
     ),
     State(
@@ -307,11 +370,11 @@ STATES = (
                 "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
                 keep=True,
             ),
-            Step("complete", "notice.tell", attempts=3),
+            Step("complete", "notice.tell", attempts=3, arguments=_up_again),
         ),
     ),
-    State(At.DEGRADED, resting=True),
-    State(At.HALTED, resting=True),
+    State(At.DEGRADED, resting=True, steps=(CALL,)),
+    State(At.HALTED, resting=True, steps=(CALL,)),
 )  # fmt: skip
 
 TRANSITIONS = (
@@ -326,24 +389,39 @@ TRANSITIONS = (
     Transition(At.UNOBSERVED, "operator.abort", At.DEGRADED, (), note_failure, "the first look was ended by a person"),
     # A restart is asked for.
     Transition(
-        (At.OPERATIONAL, At.DEGRADED), "restart.requested", At.NOTIFYING, (nothing_critical_running,), note_restart,
-        "restart requested",
+        (At.OPERATIONAL, At.DEGRADED), "restart.requested", At.NOTIFYING,
+        (no_approval_needed, nothing_critical_running, not_frozen), note_restart, "restart requested",
     ),
+    Transition(
+        (At.OPERATIONAL, At.DEGRADED), "restart.requested", At.AWAITING_APPROVAL,
+        (somebody_may_approve, nothing_critical_running, not_frozen), note_asked, "restart requested, to be approved",
+    ),
+    Transition(
+        At.AWAITING_APPROVAL, "approval.given", At.NOTIFYING,
+        (approves_this_plan, nothing_critical_running, not_frozen), note_approved, "approved",
+    ),
+    Transition(At.AWAITING_APPROVAL, "approval.denied", At.RESUMING, (approves_this_plan,), note_failure, "denied"),
+    Transition(
+        At.AWAITING_APPROVAL, On.DEADLINE_PASSED, At.NOTIFYING,
+        (silence_allows, nothing_critical_running, not_frozen), note_approved, "nobody objected in time",
+    ),
+    Transition(At.AWAITING_APPROVAL, On.DEADLINE_PASSED, At.RESUMING, (), note_failure, "not approved in time"),
     Transition(
         At.NOTIFYING, On.STEP_DONE, At.NOTIFYING, (told_later_than_announced,), note_announced_anew,
         "told later than announced: the pause moves", budget=1, stay=True,
     ),
-    Transition(At.NOTIFYING, On.COMPLETED, At.PRESERVING, (), note_baseline, "everybody was told, and it is time"),
+    Transition(
+        At.NOTIFYING, On.COMPLETED, At.PRESERVING, (no_freeze_now,), note_baseline, "everybody was told, and it is time"
+    ),
+    Transition(At.NOTIFYING, On.COMPLETED, At.RESUMING, (), note_frozen, "too late"),
     Transition(
         At.PRESERVING, On.COMPLETED, At.SHUTTING_DOWN, (snapshot_verified,), note_no_return,
         "the system snapshot is verified: point of no return",
     ),
     Transition(At.PRESERVING, On.COMPLETED, At.RESUMING, (), note_snapshot_missing, "no verified system snapshot"),
     # Until the components are stopped, turning back costs nothing.
-    Transition(
-        (At.NOTIFYING, At.PRESERVING), "restart.cancelled", At.RESUMING, (), note_failure, "cancelled"
-    ),
-    Transition((At.NOTIFYING, At.PRESERVING), "operator.abort", At.RESUMING, (), note_failure, "aborted"),
+    Transition(BEFORE_NO_RETURN, "restart.cancelled", At.RESUMING, (), note_failure, "cancelled"),
+    Transition(BEFORE_NO_RETURN, "operator.abort", At.RESUMING, (), note_failure, "aborted"),
     Transition((At.NOTIFYING, At.PRESERVING), On.STEP_FAILED, At.RESUMING, (), note_failure, "preparing failed"),
     Transition((At.NOTIFYING, At.PRESERVING), On.DEADLINE_PASSED, At.RESUMING, (), note_failure, "out of time"),
     Transition(
@@ -378,7 +456,8 @@ TRANSITIONS = (
     Transition(At.HALTED, "operator.abort", At.DEGRADED, (), note_given_up, "left as it stands"),
     Transition((At.HALTED, At.DEGRADED), "operator.adopt", At.UNOBSERVED, (), note_given_up, "look at what is there"),
     *(
-        Transition(rest, "system.registered", rest, (configuration_changed,), reason="stands on the new configuration")
+        Transition(rest, "system.registered", rest, (configuration_changed,), reason="stands on the new configuration",
+                   stay=True)
         for rest in (At.OPERATIONAL, At.DEGRADED, At.HALTED)
     ),
 )  # fmt: skip
@@ -409,6 +488,10 @@ def explain(trigger: str, facts: Facts) -> Reason | None:
             return Reason(f"nothing of {system} was stopped yet ({state}): abort instead, which resumes it")
         case "restart.cancelled" if state == At.RESUMING:
             return Reason(f"{name or 'the restart'} is already being taken back")
+        case "approval.given" | "approval.denied" if name:
+            return Reason(f"{name} waits for no approval any more ({state}): it was answered, or too late")
+        case "approval.given" | "approval.denied":
+            return Reason(f"no restart of {system} waits for approval ({state}): it was ended, or never asked for")
         case "restart.cancelled":
             return Reason(f"no restart of {system} is in progress ({state})")
         case _:

@@ -31,15 +31,39 @@ def note_restart(facts: Facts) -> Mapping[str, Json]:
     event = facts.event
     wish = event.data
     assert isinstance(wish, RestartRequested)  # noqa: S101  # the table binds this change to that event alone
-    earliest = facts.now + facts.system.restart.notice.lead
     restart: dict[str, Json] = {
         "id": restart_id(event),
         "reason": wish.reason,
         "requested_by": who(event),
         "requested_at": event.at.isoformat(),
-        "due": max(wish.due or earliest, earliest).astimezone(UTC).isoformat(),
+        "due": pause_at(facts).isoformat(),
     }
+    if wish.override is not None:
+        restart["freeze_overridden"] = wish.override
     return {**_forget(facts), "restart": restart}
+
+
+def pause_at(facts: Facts) -> datetime:
+    """When the pause begins if all goes well (UTC): as wished or remembered, and never sooner than the notice."""
+    remembered = record(facts.snapshot.data, "restart").get("due")
+    match facts.event.data:
+        case RestartRequested(due=wished):
+            pass
+        case _:
+            wished = datetime.fromisoformat(remembered) if isinstance(remembered, str) else None
+    earliest = facts.now + facts.system.restart.notice.lead
+    return max(wished or earliest, earliest).astimezone(UTC)
+
+
+def note_approved(facts: Facts) -> Mapping[str, Json]:
+    """Who agreed, and the time of the pause anew: the answer may have come when the notice should have begun."""
+    by = who(facts.event) or "nobody: silence allows it"
+    about: dict[str, Json] = {
+        "approved_by": by,
+        "approved_at": facts.now.isoformat(),
+        "due": pause_at(facts).isoformat(),
+    }
+    return {"restart": {**record(facts.snapshot.data, "restart"), **about}}
 
 
 def announced_anew(facts: Facts) -> str | None:

@@ -172,10 +172,19 @@ WaitFor = timedelta | Callable[[System, Mapping[str, Json], datetime], datetime 
 
 
 @dataclass(frozen=True, slots=True)
+class Asks:
+    """What a state waits for from people: `whom` they are, and what happens `then`, when the deadline passes."""
+
+    whom: str
+    then: str
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """One state. It is `final`, `resting` (safe to stay in for ever) or has a `dwell` or `deadline` that ends it.
 
-    `completed` is raised when all its steps are settled and its dwell has passed.
+    `completed` is raised when all its steps are settled and its dwell has passed; never in a resting state, nor in one
+    that `asks` people, by what the data says: only an event or the deadline ends it. What either does is optional.
     `then` says for people what happens when the deadline passes: `abort and resume`.
     """
 
@@ -186,6 +195,7 @@ class State:
     deadline: WaitFor | None = None
     then: str = ""
     steps: tuple[Step, ...] = ()
+    asks: Callable[[Mapping[str, Json]], Asks] | None = None
 
     @property
     def status(self) -> str:

@@ -3,6 +3,8 @@
 What `relight plan` prints and what a run performs come from here, from the very same table. Nothing is decided here.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -69,6 +71,40 @@ def route(
             return tuple(legs)
         here, by = state.name, On.COMPLETED
     raise ValueError(f"machine {machine.name}: the way from {start} by {trigger} comes to no rest")
+
+
+def plan_hash(machine: Machine, system: System, request: Mapping[str, Json]) -> str:
+    """SHA-256 (hex) of what is asked for and of every step that it would perform: what an approval names.
+
+    `request` is what tells this request from every other (its id, who asks, why, when). Raises ValueError like `route`.
+    """
+    legs = [
+        {
+            "state": leg.state.name,
+            "steps": [
+                {
+                    "name": step.name,
+                    "action": step.action,
+                    "position": step.position,
+                    "timeout": step.timeout.total_seconds(),
+                    "attempts": step.attempts,
+                    "component": step.component,
+                    "arguments": dict(step.arguments),
+                    "optional": step.optional,
+                    "on_silence": step.on_silence.value,
+                }
+                for step in leg.steps
+            ],
+        }
+        for leg in route(machine, system)
+    ]
+    whole = {
+        "machine": [machine.name, machine.version],
+        "configuration": system.config_hash(),
+        "request": dict(request),
+        "route": legs,
+    }
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def limit(system: System, name: str) -> timedelta:

@@ -5,7 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 from machines.model import InstanceId, Machine, On
 from schemas.base import Closed, Json
-from schemas.events import Act, MetricObserved, OperatorActed, RestartCancelled, RestartRequested, SystemRegistered
+from schemas.events import (
+    Act,
+    ApprovalDenied,
+    ApprovalGiven,
+    MetricObserved,
+    OperatorActed,
+    RestartCancelled,
+    RestartRequested,
+    SystemRegistered,
+)
 from schemas.system import System
 
 START = datetime(2025, 3, 2, 2, 0, tzinfo=UTC)
@@ -14,6 +23,9 @@ SPAN = timedelta(minutes=5)
 
 STANDING = "standing"
 """The hash of the configuration that every explored instance stands on; after a migration the new one is called so."""
+
+THIS_PLAN = "0" * 64
+"""Stands in a sample for the hash of the plan that the explored instance asks about."""
 
 Evidence = Mapping[str, Json]
 
@@ -65,6 +77,18 @@ SYSTEMS = (
         },
         [_CHECK, _CHECK],
     ),
+    *(
+        _system(
+            f"{silence}ing",
+            {"worker": {"process": ["worker"]}},
+            [_CHECK],
+            allow={"approve": {"by": ["ana", "ben"], "on_silence": silence}},
+            # It covers the moment that is explored, but not the pause that is announced for later.
+            freeze=[{"when": "SUN 01:00-02:10", "blocks": ["restart"]}],
+            channels={"warning": ["env:MAIL"]},
+        )
+        for silence in ("deny", "allow")
+    ),
 )
 """As few as tell apart everything that guards look at: with and without participants, one and several of each."""
 
@@ -83,6 +107,8 @@ def samples(machine: Machine, instance: InstanceId) -> tuple[tuple[str, Closed],
     known: dict[str, tuple[Closed, ...]] = {
         "restart.requested": (RestartRequested(reason="wanted"),),
         "restart.cancelled": (RestartCancelled(reason="not wanted"),),
+        "approval.given": (ApprovalGiven(instance=instance, plan=THIS_PLAN, reason="agreed"),),
+        "approval.denied": (ApprovalDenied(instance=instance, plan=THIS_PLAN, reason="not tonight"),),
         "system.registered": (SystemRegistered(config_hash=STANDING), SystemRegistered(config_hash="new")),
         # Each level, each hysteresis, and a measurement that comes too late.
         "metric.observed": (

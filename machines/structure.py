@@ -10,7 +10,8 @@ from machines.violations import Violation
 from schemas.events import EVENTS, Act
 
 _WORDS = (
-    "unobserved operational preparing_for_restart notifying preserving resuming shutting_down starting_up initializing "
+    "unobserved operational preparing_for_restart awaiting_approval notifying preserving resuming "
+    "shutting_down starting_up initializing "
     "verifying restoring degraded halted recovering maintenance normal warning critical rising diagnosing resolved "
     "escalated recovered failed due waiting running completed late skipped blacked_out missed"
 )
@@ -81,9 +82,15 @@ def _ways_out(machine: Machine, state: State) -> Iterator[Violation]:
             yield Violation("left_final_state", state.name, "a final state is the end: no transition may leave it")
         return
     if state.resting:
-        if state.steps or state.dwell is not None or state.deadline is not None:
-            yield Violation("restless_rest", state.name, "a resting state has no steps and no waits: split it in two")
+        if any(not step.optional for step in state.steps) or state.dwell is not None or state.deadline is not None:
+            what = "a resting state has no waits, and no steps but optional ones: split it in two"
+            yield Violation("restless_rest", state.name, what)
         return
+    if state.asks is not None and (
+        any(not step.optional for step in state.steps) or state.dwell is not None or state.deadline is None
+    ):
+        what = "a state that asks people ends by their word or by its deadline, never by a dwell or a step"
+        yield Violation("unsure_question", state.name, what)
     if state.deadline is None and (state.steps or state.dwell is None):
         what = "nothing waits without a deadline: give it one, or call it resting or final"
         yield Violation("no_deadline", state.name, what)
@@ -91,7 +98,8 @@ def _ways_out(machine: Machine, state: State) -> Iterator[Violation]:
         yield Violation("dead_end", state.name, f"no unguarded transition on {On.DEADLINE_PASSED} leads out")
     if (state.deadline is not None or state.dwell is not None) and not state.then:
         yield Violation("unsaid_wait", state.name, "`then` must say for people what happens if nobody acts")
-    if (state.steps or state.dwell is not None) and not _always(machine, state, On.COMPLETED):
+    completes = state.asks is None and (state.steps or state.dwell is not None)
+    if completes and not _always(machine, state, On.COMPLETED):
         yield Violation("dead_end", state.name, f"no unguarded transition on {On.COMPLETED} leads out")
     if any(not step.optional for step in state.steps) and not _always(machine, state, On.STEP_FAILED):
         what = f"no unguarded transition on {On.STEP_FAILED}: say which safe state a failure leads to"

@@ -36,15 +36,35 @@ class Right(StrEnum):
 
 
 class RestartRequested(Closed):
-    """Somebody wants the system restarted. `due` is when the pause begins; absent: as soon as the notice has passed."""
+    """Somebody wants the system restarted. `due` is when the pause begins; absent: as soon as the notice has passed.
+
+    `override` says why a freeze does not count this time; it is for those whom `allow.act` names.
+    """
 
     reason: Text
     due: Moment | None = None
+    override: Text | None = None
 
 
 class RestartCancelled(Closed):
     """Somebody takes the restart back; possible until the point of no return."""
 
+    reason: Text
+
+
+class ApprovalGiven(Closed):
+    """Somebody agrees to what waits for approval: to this `plan` (SHA-256, hex) and to no other."""
+
+    instance: Instance
+    plan: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    reason: Text
+
+
+class ApprovalDenied(Closed):
+    """Somebody does not agree to the `plan` (SHA-256, hex) that waits for approval."""
+
+    instance: Instance
+    plan: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     reason: Text
 
 
@@ -146,6 +166,8 @@ EVENTS: dict[str, EventType] = {
     for kind in (
         EventType("restart.requested", RestartRequested, Lane.CONTROL, Right.RESTART),
         EventType("restart.cancelled", RestartCancelled, Lane.CONTROL, Right.RESTART),
+        EventType("approval.given", ApprovalGiven, Lane.CONTROL, Right.APPROVE),
+        EventType("approval.denied", ApprovalDenied, Lane.CONTROL, Right.APPROVE),
         EventType("metric.observed", MetricObserved, Lane.METRICS, Right.OBSERVE),
         EventType("participant.answered", ParticipantAnswered, Lane.CONTROL, Right.ANSWER),
         EventType("operator.acted", OperatorActed, Lane.CONTROL, Right.ACT),

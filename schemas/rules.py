@@ -84,6 +84,15 @@ class Freeze(Closed):
             return today in days and begin <= minute < end
         return (today in days and minute >= begin) or (yesterday in days and minute < end)
 
+    def ends(self, moment: datetime, zone: str) -> datetime:
+        """When the time that covers `moment` is over (in the line's own zone). Only asked when it covers it."""
+        _, begin, end, where = self._parts(zone)
+        local = moment.astimezone(where)
+        tomorrow = begin > end and local.hour * 60 + local.minute >= begin
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+        day = midnight + timedelta(days=tomorrow + end // 1440)
+        return day.replace(hour=end % 1440 // 60, minute=end % 60, fold=local.fold)
+
     def _parts(self, zone: str) -> tuple[frozenset[int], int, int, ZoneInfo]:
         days, times, *rest = self.when.split(" ")
         first, _, last = days.partition("-")

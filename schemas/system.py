@@ -5,7 +5,7 @@ Everything a machine may ask of a system is answered by pure methods of `System`
 
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -210,6 +210,19 @@ class System(Closed):
         for freeze in self.freeze:
             if what in freeze.blocks and freeze.covers(moment, self.zone):
                 return freeze.when
+        return None
+
+    def frozen_until(self, what: Literal["restart", "tasks"], moment: datetime) -> datetime | None:
+        """When `what` may begin again if it may not at `moment`: after every line that follows the one before.
+
+        None when it may begin at `moment`, and when nothing ends the freeze.
+        """
+        free = moment
+        for _ in range(len(self.freeze) * 8):
+            lines = [one for one in self.freeze if what in one.blocks and one.covers(free, self.zone)]
+            if not lines:
+                return None if free == moment else free
+            free = max(one.ends(free, self.zone).astimezone(UTC) for one in lines)
         return None
 
     def alert(self, metric: str) -> Alert | None:

@@ -77,6 +77,9 @@ def trigger(work: Work, live: Live, event: Event, name: str) -> Outcome:
     runs = {i: state for i, state in work.live_runs.get(event.system, {}).items() if i != live.snapshot.instance}
     facts = Facts(work.now, event, live.snapshot, live.system, live.facts(), runs)
     match live.chart.decide(name, facts):
+        case Move(stay=True) as move:
+            _note(work, live, event, move.reason, move.changes)
+            return Outcome.APPLIED
         case Move() as move:
             _move(work, live, event, move)
             return Outcome.APPLIED
@@ -139,10 +142,13 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
             then = "goes on, once its steps are done"
             ways = _commands(live)
             work.say(notices.wait(after, None, "the due time", after.dwell_until, then, work.now, ways))
-    elif not planned and not state.resting and not state.final:
+    elif not planned and not state.resting and not state.final and state.asks is None:
         work.timer(live, "completed", work.now)
     if after.deadline_at is not None:
         work.timer(live, "deadline", after.deadline_at)
+    if state.asks is not None:
+        asked = state.asks(after.data)
+        work.say(notices.wait(after, None, asked.whom, after.deadline_at, asked.then, work.now))
     if needs_a_person(machine, state):
         ways = _commands(live)
         who = f"a person: {state.name} lasts until somebody acts. One of: {'; '.join(ways)}"
@@ -165,7 +171,8 @@ def _progress(work: Work, live: Live, event: Event) -> Outcome:
     if not left:
         if live.snapshot.dwell_until is not None and live.snapshot.dwell_until > work.now:
             return Outcome.ABSORBED
-        return trigger(work, live, event, On.COMPLETED) if not live.resting else Outcome.ABSORBED
+        ends = not live.resting and live.chart.machine.state(live.snapshot.state).asks is None
+        return trigger(work, live, event, On.COMPLETED) if ends else Outcome.ABSORBED
     position = min(row.planned.position for row in left)
     for row in left:
         if row.planned.position == position and row.status is StepStatus.PLANNED:
@@ -313,12 +320,18 @@ def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Out
 
 
 def _note(work: Work, live: Live, event: Event, reason: str, changes: Mapping[str, Json]) -> None:
-    """A logged self-transition that stays in the state entry: its steps and timers go on."""
+    """A logged self-transition that stays in the state entry: its steps and timers go on.
+
+    At rest the instance stands on what is current from then on; what its steps were planned with stays theirs.
+    """
     before = live.snapshot
     data = merged(before.data, changes)
     state = live.chart.machine.state(before.state)
     dwell_until, deadline_at = waits(state, live.system, data, before.entered_at)
     noted = replace(before, data=data, dwell_until=dwell_until, deadline_at=deadline_at)
+    if live.resting:
+        current = work.definitions.current_hash(before.system)
+        noted = replace(noted, machine_version=live.chart.machine.version, config_hash=current)
     for kind, moved, stood in (
         ("dwell", dwell_until, before.dwell_until),
         ("deadline", deadline_at, before.deadline_at),

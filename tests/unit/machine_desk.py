@@ -23,6 +23,8 @@ from machines.plan import plan, waits
 from schemas.base import Closed
 from schemas.events import (
     Act,
+    ApprovalDenied,
+    ApprovalGiven,
     MetricObserved,
     OperatorActed,
     RestartCancelled,
@@ -102,8 +104,8 @@ class Desk:
         event = Event(f"e{self._events}", "test", name, self.system.system, data, self.now, user=user)
         return Facts(self.now, event, self.snapshot, self.system, tuple(self.steps.values()), dict(self.live_runs))
 
-    def raise_(self, trigger: str, data: Closed | None = None) -> Verdict:
-        facts = self.facts("operator.acted" if trigger.startswith("operator.") else trigger, data or Closed())
+    def raise_(self, trigger: str, data: Closed | None = None, user: str = "ana") -> Verdict:
+        facts = self.facts("operator.acted" if trigger.startswith("operator.") else trigger, data or Closed(), user)
         verdict = self.chart.decide(trigger, facts)
         if isinstance(verdict, Move):
             self._enter(verdict)
@@ -111,6 +113,13 @@ class Desk:
 
     def request(self, reason: str = "new kernel", due: datetime | None = None) -> Verdict:
         return self.raise_("restart.requested", RestartRequested(reason=reason, due=due))
+
+    def answer(self, *, given: bool = True, by: str = "ben", plan: str | None = None) -> Verdict:
+        """To the question for approval: of the plan that is asked about, or of another one."""
+        asked = plan or self.data["restart"]["approval"]["plan"]
+        kind = ApprovalGiven if given else ApprovalDenied
+        about = kind(instance=self.snapshot.instance, plan=asked, reason="looked at it")
+        return self.raise_("approval.given" if given else "approval.denied", about, user=by)
 
     def cancel(self) -> Verdict:
         return self.raise_("restart.cancelled", RestartCancelled(reason="traffic peak"))
@@ -167,12 +176,16 @@ class Desk:
         if any(s.status is StepStatus.FAILED and not s.planned.optional for s in steps):
             self.raise_(On.STEP_FAILED)
         elif all(s.status in SETTLED or (s.planned.optional and s.status is StepStatus.FAILED) for s in steps):
-            dwell = self.snapshot.dwell_until
-            if dwell is None or dwell <= self.now:
+            dwell, state = self.snapshot.dwell_until, self.machine.state(self.state)
+            if (dwell is None or dwell <= self.now) and not state.resting and state.asks is None:
                 self.raise_(On.COMPLETED)
 
     def _enter(self, move: Move) -> None:
         data = {key: value for key, value in {**self.data, **move.changes}.items() if value is not None}
+        self.reason = move.reason
+        if move.stay:
+            self.snapshot = replace(self.snapshot, seq=self.snapshot.seq + 1, data=data)
+            return
         state = self.machine.state(move.target)
         dwell, deadline = waits(state, self.system, data, self.now)
         self.snapshot = replace(
@@ -187,5 +200,4 @@ class Desk:
         )
         planned = plan(self.machine, move.target, self.system, data)
         self.steps = {step.name: StepFact(step, StepStatus.PLANNED) for step in planned}
-        self.reason = move.reason
         self.visited.append(move.target)

@@ -12,15 +12,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from machines.lifecycle import LIFECYCLE
 from machines.model import Absorbed, Move, Refusal, StepStatus, Verdict
 from schemas.events import Act
-from tests.unit.machine_desk import Desk
+from tests.unit.machine_desk import Desk, metrics_system
 
+AWAITING = "preparing_for_restart.awaiting_approval"
 NOTIFYING, PRESERVING, RESUMING = (f"preparing_for_restart.{w}" for w in ("notifying", "preserving", "resuming"))
 INITIALIZING, VERIFYING, RESTORING = (f"starting_up.{w}" for w in ("initializing", "verifying", "restoring"))
 DOWN = ("shutting_down", INITIALIZING, VERIFYING, RESTORING)
 RESTS = ("operational", "degraded", "halted")
 
 ON_REQUEST = {"operational": NOTIFYING, "degraded": NOTIFYING}
-ON_CANCEL = {NOTIFYING: RESUMING, PRESERVING: RESUMING}
+ON_ANSWER = {"given": NOTIFYING, "denied": RESUMING}
+ON_CANCEL = {AWAITING: RESUMING, NOTIFYING: RESUMING, PRESERVING: RESUMING}
 ON_ABORT = {**ON_CANCEL, "unobserved": "degraded", "halted": "degraded"}
 ON_RETRY = {"halted": INITIALIZING}
 ON_ADOPT = {"halted": "unobserved", "degraded": "unobserved"}
@@ -29,15 +31,25 @@ ON_TROUBLE = {**ON_CANCEL, "unobserved": "degraded", RESUMING: "degraded", **ON_
 
 STEPS = {
     "unobserved": ["observe:store", "observe:calculator", "observe:reporter"],
+    AWAITING: ["ask"],
     NOTIFYING: ["tell", "baseline:0", "baseline:1"],
     PRESERVING: ["pause:reporter", "pause:calculator", "flush:calculator", "seal", "verify_snapshot"],
-    RESUMING: ["resume:calculator", "check:0", "check:1"],
+    RESUMING: ["resume:calculator", "check:0", "check:1", "tell"],
     "shutting_down": ["stop:reporter", "stop:calculator", "confirm_stopped"],
     INITIALIZING: ["start:store", "start:calculator", "start:reporter"],
     VERIFYING: ["compare", "check:0", "check:1"],
     RESTORING: ["resume:store", "resume:calculator", "complete"],
+    "degraded": ["call"],
+    "halted": ["call"],
 }
-RECORDED_ONLY = {NOTIFYING: ("baseline",), RESUMING: ("resume", "check")}
+UNMOVED_BY_STEPS = (*RESTS, AWAITING)
+RECORDED_ONLY = {
+    AWAITING: ("ask",),
+    NOTIFYING: ("baseline",),
+    RESUMING: ("resume", "check", "tell"),
+    "degraded": ("call",),
+    "halted": ("call",),
+}
 NEEDS_PROOF = {"observe": ("running",), "check": ("passed",), "verify_snapshot": ("verified",)}
 
 
@@ -57,7 +69,7 @@ class Hand:
             self.in_restart = self.started_here = False
         if state in (*RESTS, RESUMING, PRESERVING):
             self.proven = False
-        if state == NOTIFYING:
+        if state in (AWAITING, NOTIFYING):
             self.in_restart = True
         if state == INITIALIZING and self.state == "unobserved":
             self.started_here = True
@@ -95,9 +107,12 @@ class Hand:
 
 
 class LifecycleWalk(RuleBasedStateMachine):
+    asks_for_approval = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.desk = Desk(LIFECYCLE, "lifecycle/metrics")
+        allow = {"approve": {"by": ["ana", "ben"]}} if self.asks_for_approval else {}
+        self.desk = Desk(LIFECYCLE, "lifecycle/metrics", metrics_system(allow=allow))
         self.hand = Hand()
 
     def agreed(self, verdict: Verdict, target: str | None) -> None:
@@ -127,13 +142,22 @@ class LifecycleWalk(RuleBasedStateMachine):
         if moves:
             assert isinstance(verdict, Move)
             assert verdict.target == self.hand.state
-            self.hand.ended = {}
+            self.hand.ended = {} if self.desk.snapshot.entry == 1 else self.hand.ended
         else:
             assert verdict == Absorbed()
 
     @rule()
     def request(self) -> None:
-        self.agreed(self.desk.request(), ON_REQUEST.get(self.hand.state))
+        target = ON_REQUEST.get(self.hand.state)
+        self.agreed(self.desk.request(), AWAITING if target and self.asks_for_approval else target)
+
+    @precondition(lambda self: self.asks_for_approval and self.hand.in_restart)
+    @rule(how=st.sampled_from(["given", "denied"]), wrong=st.sampled_from(["", "", "person", "plan"]))
+    def answer(self, how: str, wrong: str) -> None:
+        """Whoever asked is no one to approve it, and another plan is not this one."""
+        target = ON_ANSWER[how] if self.hand.state == AWAITING and not wrong else None
+        by, plan = ("ana" if wrong == "person" else "ben"), ("0" * 64 if wrong == "plan" else None)
+        self.agreed(self.desk.answer(given=how == "given", by=by, plan=plan), target)
 
     @rule(what=st.sampled_from(["cancel", "deadline", Act.ABORT, Act.RETRY, Act.ADOPT, Act.HANDS_OFF, Act.WAIVE]))
     def disturb(self, what: str) -> None:
@@ -158,6 +182,8 @@ class LifecycleWalk(RuleBasedStateMachine):
                 self.let_the_notice_pass()
             while self.hand.state == here and self.hand.missing():
                 self.end_the_next_step("well")
+            if self.hand.state == AWAITING:
+                self.answer("given", "")
             self.both_stand_in_the_same_state()
 
     @precondition(lambda self: self.hand.state in ON_REQUEST)
@@ -193,7 +219,9 @@ class LifecycleWalk(RuleBasedStateMachine):
         # Done is done where nobody looks at what was returned.
         looked_at = line in NEEDS_PROOF or line == "seal"
         self.hand.ended[name] = "well" if how == "badly" and not looked_at else how
-        if self.hand.missing() or (self.hand.state == NOTIFYING and not self.hand.waited):
+        if self.hand.state in UNMOVED_BY_STEPS or self.hand.missing():
+            return None
+        if self.hand.state == NOTIFYING and not self.hand.waited:
             return None
         return self.hand.after_the_last_step()
 
@@ -228,3 +256,11 @@ LifecycleWalk.TestCase.settings = settings(
     max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 TestLifecycleWalk = LifecycleWalk.TestCase
+
+
+class ApprovedWalk(LifecycleWalk):
+    asks_for_approval = True
+
+
+ApprovedWalk.TestCase.settings = settings(LifecycleWalk.TestCase.settings, max_examples=30)
+TestApprovedWalk = ApprovedWalk.TestCase
