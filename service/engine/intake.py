@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -28,6 +28,10 @@ ATTEMPTS = 3
 
 IDLE = 1.0
 """Seconds after which signals and timers are looked at even if nothing woke the owner."""
+
+LISTEN = timedelta(seconds=1)
+"""How long a new owner only listens before it lets due times pass: answers that came while nobody decided lie in the
+queue and arrive within milliseconds, and whoever answered in time must not be called silent."""
 
 FULL = 0.05
 """Seconds between looks at a full outbox; deliveries wait in their queues meanwhile."""
@@ -62,6 +66,7 @@ class Intake:
         self._size = size
         self._signalled = True
         self._next_timer: datetime | None = None
+        self._timers_from = clock.now() + LISTEN
         self._timers_moved = True
         self._arrival = asyncio.Event()
         self._resting = asyncio.Event()
@@ -90,12 +95,16 @@ class Intake:
                 await self._rest()
 
     def _inside_is_due(self) -> bool:
-        return self._signalled or (self._next_timer is not None and self._next_timer <= self._clock.now())
+        due = self._due()
+        return self._signalled or (due is not None and due <= self._clock.now())
+
+    def _due(self) -> datetime | None:
+        return max(self._next_timer, self._timers_from) if self._next_timer is not None else None
 
     async def _rest(self) -> None:
         seconds = FULL if self._outbox.full else IDLE
-        if self._next_timer is not None:
-            seconds = min(seconds, max(0.0, (self._next_timer - self._clock.now()).total_seconds()))
+        if (due := self._due()) is not None:
+            seconds = min(seconds, max(0.0, (due - self._clock.now()).total_seconds()))
         self._resting.set()
         try:
             async with asyncio.timeout(seconds):
@@ -129,11 +138,13 @@ class Intake:
             now = self._clock.now()
             try:
                 arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
-                inside = await self._inside(now)
+                signals, timers = await self._inside(now)
+                # Due times last: what has arrived by now was in time, however long we could not look at it.
+                everything = [*signals, *arrived, *timers]
                 if any(delivery.redelivered for delivery in deliveries):
-                    await self._one_by_one([*inside, *arrived], tried)
+                    await self._one_by_one(everything, tried)
                 else:
-                    await self._together([*inside, *arrived], now, tried)
+                    await self._together(everything, now, tried)
                 if self._timers_moved:
                     self._next_timer = await self._store.next_timer(self._ownership.shard)
                     self._timers_moved = False
@@ -149,19 +160,22 @@ class Intake:
             await self._lanes.ack(deliveries)
         crash_point("intake.after_ack")
 
-    async def _inside(self, now: datetime) -> list[Arrived]:
+    async def _inside(self, now: datetime) -> tuple[list[Arrived], list[Arrived]]:
+        """Signals, and the due times that have come."""
         if not self._inside_is_due():
-            return []
+            return [], []
         self._signalled = False
         signals, timers = await self._store.pending(self._ownership.shard, now, self._size)
         # Workers set timers too, always together with a signal.
         self._timers_moved = True
         if len(signals) + len(timers) >= self._size:
             self._signalled = True
-        return [
-            *(from_signal(signal, self._definitions, now) for signal in signals),
-            *(self._timer_event(timer, now) for timer in timers),
-        ]
+        if now < self._timers_from:
+            timers = ()
+        return (
+            [from_signal(signal, self._definitions, now) for signal in signals],
+            [self._timer_event(timer, now) for timer in timers],
+        )
 
     def _timer_event(self, timer: TimerRow, now: datetime) -> Arrived:
         system = timer.instance.split("/")[1]

@@ -21,8 +21,9 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from schemas.base import parse_duration
 from service.embedded import RabbitServer
-from tests.acceptance.harness import COMPONENTS, COUNTERS, INSTANCE, SYSTEM, House
+from tests.acceptance.harness import ANSWER_WITHIN, COMPONENTS, COUNTERS, INSTANCE, SYSTEM, House
 from tests.acceptance.heard import Heard, Match, answers, ended, entered
 from tests.faults.checker import check
 from tests.faults.evidence import Notification
@@ -442,6 +443,25 @@ async def test_restart_whose_relight_is_killed_ends_operational_by_itself(calm: 
     assert calm.heard.results(mark)["start:calculator"]["digest"] == _flushed(calm, mark)["digest"]
     await house.going_on()
     assert await _offset(house) == offset, "a trade was lost or doubled"
+
+
+@one_loop
+async def test_answer_that_came_while_relight_was_away_is_no_silence(calm: Scene) -> None:
+    house, before = calm.house, calm.house.alive()
+    house.signal("calculator", signal.SIGSTOP)
+    try:
+        calm.heard.once(ended("pause:calculator", "waiting"), lambda _: house.process.kill() if house.process else None)
+        _, mark = await calm.restart("while Relight sleeps")
+        assert await house.died() == -signal.SIGKILL, calm.told(mark)
+    finally:
+        house.signal("calculator", signal.SIGCONT)
+    # It answers at once, and nobody looks until the time for it is over.
+    await asyncio.sleep(parse_duration(ANSWER_WITHIN).total_seconds() + 0.5)
+    await house.start()
+    await calm.comes_to("operational", mark)
+    assert calm.heard.moves(mark) == WAY, calm.told(mark)
+    assert house.alive()["calculator"] != before["calculator"]
+    await house.going_on()
 
 
 async def _offset(house: House) -> int:
