@@ -20,11 +20,14 @@ from service.adapters.files import FileStorage
 from service.adapters.http import HttpRequests
 from service.adapters.local_files import LocalFiles
 from service.adapters.mcp import McpServers
+from service.adapters.pg_tools import PostgresDumps
 from service.adapters.postgres import PostgresStore
 from service.adapters.processes.local import SupervisedProcesses
 from service.adapters.programs import LocalPrograms
 from service.adapters.rabbitmq import RabbitBroker
+from service.adapters.s3 import S3Storage
 from service.adapters.secrets import References
+from service.adapters.storage import StorageByScheme
 from service.clock import SystemClock, SystemIds
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
@@ -146,7 +149,8 @@ class _Service:
         world = World(
             processes=SupervisedProcesses(self._settings.servers.home / "processes", self._clock),
             databases=PostgresDatabases(),
-            storage=FileStorage(),
+            dumps=PostgresDumps(self._settings.servers.scratch),
+            storage=StorageByScheme({"file": FileStorage(), "s3": S3Storage()}),
             commands=commands,
             programs=LocalPrograms(),
             secrets=References(),

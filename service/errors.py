@@ -56,5 +56,9 @@ class Permanent(StepError):
     """Trying again would not help."""
 
 
+class Missing(Permanent):
+    """What was to be read is not there."""
+
+
 class Unknown(StepError):
     """Nobody can tell whether the effect happened; a person has to look."""

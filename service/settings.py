@@ -87,6 +87,9 @@ class Servers(_Concern):
     home: Path = CHECKOUT / ".relight"
     """Default: `.relight` in the checkout. Private state: servers' data, users' passwords, processes' logs."""
 
+    scratch: Path = Path("/var/tmp")  # noqa: S108  # each test makes a closed folder of its own in it
+    """Default: /var/tmp. Where a backup is restored in a test; it needs the room of the database for as long."""
+
     @property
     def embedded(self) -> bool:
         """Whether Relight runs on private servers of its own."""

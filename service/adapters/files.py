@@ -2,20 +2,27 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
-from service.errors import Permanent, Retry
+from service.errors import Missing, Permanent, Retry
+from service.ports import Stored
 
 LARGEST = 1 << 30
 """Bytes that are read back at most: a document is held in memory to be hashed."""
 NOT_TO_BE_MENDED = (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 """What only a person can change; everything else (disk full, mount away) may be over at the next attempt."""
 WITHIN = 120.0
-"""Seconds for one document; a disk or a mount that hangs must not hold a step for ever."""
+"""Seconds for one document or one part of a stream; a disk or a mount that hangs must not hold a step for ever."""
+PART = 1 << 20
+"""Bytes of a stream that are read at a time."""
+
+T = TypeVar("T")
 
 
 class FileStorage:
@@ -23,11 +30,56 @@ class FileStorage:
 
     async def write(self, url: str, content: bytes) -> None:
         """Atomic and durable. Raises Retry (disk full, mount away), Permanent (no such place, not allowed)."""
-        await _within(url, asyncio.to_thread(_write, _path(url), content))
+        path = _path(url)
+        await _within(url, lambda: _write(path, content))
 
     async def read(self, url: str) -> bytes:
-        """The whole document. Raises Permanent when it is not there, not readable or larger than a gigabyte."""
-        return await _within(url, asyncio.to_thread(_read, _path(url)))
+        """The whole document. Raises Missing when it is not there, Permanent: not readable, larger than a gigabyte."""
+        path = _path(url)
+        return await _within(url, lambda: _read(path))
+
+    async def write_stream(self, url: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
+        """Written aside and synced; under its name only once `chunks` ended well. Raises as `write`, and what `chunks`
+        raises; then nothing is left of it."""
+        path = _path(url)
+        size, digest = 0, hashlib.sha256()
+
+        def put(chunk: bytes) -> None:
+            file.write(chunk)
+            digest.update(chunk)
+
+        file = await _within(url, lambda: _aside(path))
+        try:
+            async for chunk in chunks:
+                await _within(url, lambda chunk=chunk: put(chunk))  # type: ignore[misc]  # bound now, not later
+                size += len(chunk)
+            await _within(url, lambda: _publish(file, path))
+        except BaseException:
+            # Not awaited: also when this task is being cancelled, what is half written goes away at once.
+            _discard(file)
+            raise
+        return size, digest.hexdigest()
+
+    async def read_stream(self, url: str) -> AsyncGenerator[bytes, None]:
+        """The document in parts of a megabyte. Raises as `read`, without its bound."""
+        path = _path(url)
+        file = await _within(url, lambda: path.open("rb", buffering=0))
+        try:
+            while part := await _within(url, lambda: file.read(PART)):
+                yield part
+        finally:
+            file.close()
+
+    async def list(self, prefix: str) -> tuple[Stored, ...]:
+        """Every document whose URL begins with `prefix`, by URL; what is being written aside is none."""
+        path = _path(prefix)
+        within = prefix.endswith("/")
+        return await _within(prefix, lambda: _list(path, path if within else path.parent, whole=within))
+
+    async def delete(self, url: str) -> None:
+        """Gone afterwards, whether it was there or not."""
+        path = _path(url)
+        await _within(url, lambda: path.unlink(missing_ok=True))
 
 
 def _path(url: str) -> Path:
@@ -38,37 +90,55 @@ def _path(url: str) -> Path:
     return path
 
 
-async def _within(url: str, work: Coroutine[None, None, bytes]) -> bytes:
+async def _within(url: str, work: Callable[[], T]) -> T:
+    """The answer of `work`, done in a thread; the errors of the file system say what to do."""
     try:
         async with asyncio.timeout(WITHIN):
-            return await work
+            return await asyncio.to_thread(work)
     except TimeoutError as error:
         raise Retry(f"{url} did not answer within {WITHIN:.0f} s; look at the disk or the mount") from error
+    except FileNotFoundError as error:
+        raise Missing(f"{url}: {error.strerror}") from error
     except NOT_TO_BE_MENDED as error:
         raise Permanent(f"{url}: {error.strerror}") from error
     except OSError as error:
         raise Retry(f"{url}: {error.strerror or error}") from error
 
 
-def _write(path: Path, content: bytes) -> bytes:
+def _write(path: Path, content: bytes) -> None:
+    file = _aside(path)
+    try:
+        file.write(content)
+        _publish(file, path)
+    except BaseException:
+        _discard(file)
+        raise
+
+
+def _aside(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     number, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
+    os.close(number)
+    return Path(aside).open("wb")
+
+
+def _publish(file: BinaryIO, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    os.replace(file.name, path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return content
+
+
+def _discard(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
+        file.close()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(file.name)
 
 
 def _read(path: Path) -> bytes:
@@ -76,3 +146,12 @@ def _read(path: Path) -> bytes:
     if size > LARGEST:
         raise Permanent(f"{path} has {size} bytes; at most {LARGEST} are read back")
     return path.read_bytes()
+
+
+def _list(prefix: Path, folder: Path, *, whole: bool) -> tuple[Stored, ...]:
+    paths = sorted(folder.rglob("*")) if folder.is_dir() else ()
+    return tuple(
+        Stored("file://" + quote(str(path)), path.stat().st_size)
+        for path in paths
+        if (whole or str(path).startswith(str(prefix))) and path.is_file() and not path.name.startswith(".")
+    )

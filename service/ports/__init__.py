@@ -36,6 +36,7 @@ from service.ports.time import Clock, Ids
 from service.ports.world import (
     Commands,
     Databases,
+    Dumps,
     Files,
     FileState,
     Http,
@@ -46,6 +47,7 @@ from service.ports.world import (
     Programs,
     Secrets,
     Storage,
+    Stored,
     World,
 )
 
@@ -62,6 +64,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Done",
+    "Dumps",
     "EventKey",
     "FileState",
     "Files",
@@ -97,6 +100,7 @@ __all__ = [
     "StepStore",
     "Storage",
     "Store",
+    "Stored",
     "TimerRow",
     "Token",
     "Waiting",

@@ -1,11 +1,14 @@
 """What the actions may touch: processes, databases, documents, participants, programs, secrets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from schemas.backup import Contents
 from schemas.base import Json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,70 @@ class Databases(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document in storage: where, and how large (bytes)."""
+
+    url: str
+    bytes: int
+
+
 class Storage(Protocol):
-    """Documents by URL (`file://…`)."""
+    """Documents by URL (`file:///path`, `s3://bucket/key`), each there as a whole or not at all."""
 
     async def write(self, url: str, content: bytes) -> None:
-        """Atomic and durable (written aside, synced, renamed). Raises Retry or Permanent."""
+        """Atomic and durable; replaces what was there. Raises Retry or Permanent."""
         ...
 
-    async def read(self, url: str) -> bytes: ...
+    async def read(self, url: str) -> bytes:
+        """Raises Missing when it is not there, else Retry or Permanent."""
+        ...
+
+    async def write_stream(self, url: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
+        """(bytes, SHA-256 in hex) of what was written; it appears once `chunks` ended well, and nothing is left of it
+        otherwise. Memory is bounded by a few parts of 8 MiB. Raises Retry, Permanent, and whatever `chunks` raises."""
+        ...
+
+    def read_stream(self, url: str) -> AsyncGenerator[bytes, None]:
+        """The document in parts of at most 8 MiB. Raises as `read`."""
+        ...
+
+    async def list(self, prefix: str) -> tuple[Stored, ...]:
+        """Every document whose URL begins with `prefix`, by URL."""
+        ...
+
+    async def delete(self, url: str) -> None:
+        """Gone afterwards, whether it was there or not."""
+        ...
+
+
+class Dumps(Protocol):
+    """Dumps of PostgreSQL databases (pg_dump's custom format), and whether they are worth anything."""
+
+    async def identify(self, dsn: str) -> str:
+        """The `system_identifier` of the server. Raises Retry when it is away, else Permanent."""
+        ...
+
+    async def dump(
+        self, dsn: str, sink: Callable[[AsyncIterator[bytes]], Awaitable[T]], timeout: timedelta
+    ) -> tuple[Contents, T]:
+        """Streams a dump into `sink`; what was in it, counted in the same snapshot, and what `sink` answered.
+
+        The stream raises when pg_dump fails, so that a sink never takes half a dump for a whole one. Raises Retry or
+        Permanent; cancelled, pg_dump is ended with its process group.
+        """
+        ...
+
+    async def readable(self, chunks: AsyncIterator[bytes], timeout: timedelta) -> None:
+        """Unpacks the dump to its end, to nowhere. Raises Permanent when it is damaged or cut off."""
+        ...
+
+    async def restored(self, chunks: AsyncIterator[bytes], expected: Contents, timeout: timedelta) -> Contents:
+        """Restores the dump into a scratch server of its own, with the roles of `expected`, and counts what is in it.
+
+        Nothing is left of the server. Raises Permanent when it cannot be restored without an error, else Retry.
+        """
+        ...
 
 
 class Mcp(Protocol):
@@ -149,6 +208,7 @@ class World:
     commands: Commands
     programs: Programs
     secrets: Secrets
+    dumps: Dumps
     http: Http
     files: Files
     mcp: Mcp

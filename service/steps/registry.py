@@ -2,6 +2,7 @@
 
 from schemas.components import Command
 from service.ports import Action
+from service.steps.backups import BackUp, RestoreTest, VerifyBackup
 from service.steps.checks import RunCheck
 from service.steps.notice import Tell as TellPeople
 from service.steps.observing import ConfirmStopped, Observe
@@ -20,6 +21,9 @@ def build() -> dict[str, Action]:
         Flush(),
         Tell(Command.REPORT),
         Tell(Command.RESUME),
+        BackUp(),
+        VerifyBackup(),
+        RestoreTest(),
         Seal(),
         Verify(),
         Compare(),

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from schemas.base import Json
 from schemas.events import PREFIX
 from schemas.notifications import CommandData
+from service.adapters.memory.storage import MemoryDumps, MemoryStorage
 from service.errors import Permanent, Retry, StepError
 from service.ports import Clock, FileState, HttpAnswer, ProcessState, World
 
@@ -134,23 +135,6 @@ class MemoryDatabases:
         if self.away:
             raise Retry("the database is away")
         return self.open_sessions.get(application, ())
-
-
-class MemoryStorage:
-    """Documents by URL, whole or not at all."""
-
-    def __init__(self) -> None:
-        self.documents: dict[str, bytes] = {}
-
-    async def write(self, url: str, content: bytes) -> None:
-        if not url.startswith("file:///"):
-            raise Permanent(f"{url!r} is no place for documents here; it is written file:///an/absolute/path")
-        self.documents[url] = content
-
-    async def read(self, url: str) -> bytes:
-        if url not in self.documents:
-            raise Permanent(f"{url}: No such file or directory")
-        return self.documents[url]
 
 
 class MemoryMcp:
@@ -351,6 +335,7 @@ class MemoryWorld:
         self.commands = MemoryCommands()
         self.programs = MemoryPrograms()
         self.secrets = MemorySecrets()
+        self.dumps = MemoryDumps()
         self.files = MemoryFiles()
         self.mcp = MemoryMcp()
         self.http = MemoryHttp()
@@ -372,6 +357,7 @@ class MemoryWorld:
             commands=self.commands,
             programs=self.programs,
             secrets=self.secrets,
+            dumps=self.dumps,
             files=self.files,
             mcp=self.mcp,
             http=self.http,
