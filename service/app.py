@@ -15,6 +15,7 @@ from machines.registry import MACHINES
 from schemas.sharding import shard_of
 from schemas.system import System
 from service import metrics
+from service.adapters.apprise import AppriseChannels
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
 from service.adapters.http import HttpRequests
@@ -157,6 +158,7 @@ class _Service:
             files=LocalFiles(),
             mcp=McpServers(),
             http=HttpRequests(),
+            notifier=AppriseChannels(self._clock),
         )
         return Runner(
             store,

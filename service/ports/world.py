@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Protocol, TypeVar
+from datetime import datetime, timedelta
+from typing import Literal, Protocol, TypeVar
 
 from schemas.backup import Contents
 from schemas.base import Json
@@ -192,6 +192,28 @@ class Http(Protocol):
         ...
 
 
+Severity = Literal["info", "warning", "critical"]
+"""The keys of a system's `channels:`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of a message at one channel: when it was delivered (UTC), or why it was not, without any secret."""
+
+    at: datetime | None
+    error: str | None = None
+
+
+class Notifier(Protocol):
+    """Channels that reach people. A message that was delivered may be delivered again: nothing takes one back."""
+
+    async def tell(
+        self, urls: Mapping[str, str], title: str, body: str, severity: Severity, within: timedelta
+    ) -> Mapping[str, Told]:
+        """Tells all channels (URL by name) side by side, each `within` its own time; by name what became of it."""
+        ...
+
+
 class Secrets(Protocol):
     def resolve(self, reference: str, folder: str) -> str:
         """The value behind `env:NAME` or `file:/path`; other text is itself. Raises Permanent when it is missing."""
@@ -212,3 +234,4 @@ class World:
     http: Http
     files: Files
     mcp: Mcp
+    notifier: Notifier

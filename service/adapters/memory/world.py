@@ -18,7 +18,7 @@ from schemas.events import PREFIX
 from schemas.notifications import CommandData
 from service.adapters.memory.storage import MemoryDumps, MemoryStorage
 from service.errors import Permanent, Retry, StepError
-from service.ports import Clock, FileState, HttpAnswer, ProcessState, World
+from service.ports import Clock, FileState, HttpAnswer, ProcessState, Severity, Told, World
 
 LOOK = 0.05
 """Seconds between two looks at a process that is to end, on the given clock."""
@@ -211,6 +211,24 @@ class MemoryHttp:
         return script
 
 
+class MemoryChannels:
+    """Channels by URL. `told` lists (url, title, body, severity); `dead` are those that deliver nothing, by cause."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.told: list[tuple[str, str, str, Severity]] = []
+        self.dead: dict[str, str] = {}
+
+    async def tell(
+        self, urls: Mapping[str, str], title: str, body: str, severity: Severity, within: timedelta
+    ) -> Mapping[str, Told]:
+        self.told += [(url, title, body, severity) for url in urls.values() if url not in self.dead]
+        return {
+            name: Told(None, self.dead[url]) if url in self.dead else Told(self._clock.now())
+            for name, url in urls.items()
+        }
+
+
 class MemorySecrets:
     """References by their text; other text is itself."""
 
@@ -339,6 +357,7 @@ class MemoryWorld:
         self.files = MemoryFiles()
         self.mcp = MemoryMcp()
         self.http = MemoryHttp()
+        self.notifier = MemoryChannels(clock)
         self.processes.on_start = self._begins
         self.processes.on_end = self._ends
 
@@ -361,6 +380,7 @@ class MemoryWorld:
             files=self.files,
             mcp=self.mcp,
             http=self.http,
+            notifier=self.notifier,
         )
 
     def _begins(self, name: str, environment: Mapping[str, str]) -> None:
