@@ -7,11 +7,12 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from schemas.system import System
 from service.embedded import Endpoints
 from service.embedded.place import write_private
 from service.errors import RelightError
@@ -19,6 +20,9 @@ from service.settings import Servers
 
 ENDPOINTS = "endpoints.json"
 LOCK = "serve.lock"
+NOTHING_STARTED = (
+    "nothing was started.\nUse that one, end it first, or give this one a folder of its own with RELIGHT_HOME."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +70,29 @@ def remove_endpoints(home: Path) -> None:
     (home / ENDPOINTS).unlink(missing_ok=True)
 
 
+def write_systems(home: Path, systems: Iterable[System]) -> None:
+    """What `serve` last knew of its systems, for commands that must not need a server: secrets are references."""
+    (home / "systems").mkdir(mode=0o700, parents=True, exist_ok=True)
+    for system in systems:
+        write_private(home / "systems" / f"{system.system}.json", system.canonical() + "\n")
+
+
+def read_system(home: Path, name: str) -> System:
+    """What `serve` last knew of the system. Raises FileNotFoundError and pydantic's ValidationError."""
+    return System.model_validate_json((home / "systems" / f"{name}.json").read_text())
+
+
 def user_file(home: Path, user: str) -> Path:
     """Where the AMQP URL of a broker user is kept: `<home>/users/ana.url`."""
     return home / "users" / f"{quote(user, safe='')}.url"
 
 
 @contextlib.contextmanager
-def only_one(home: Path) -> Iterator[None]:
-    """Held while `serve` runs on this folder. Raises RelightError when another one does; a killed one holds nothing."""
+def only_one(home: Path, otherwise: str = NOTHING_STARTED) -> Iterator[None]:
+    """Held while `serve` runs on this folder. Raises RelightError when another one does; a killed one holds nothing.
+
+    `otherwise` ends that error: what it means, and what to do.
+    """
     home.mkdir(parents=True, exist_ok=True)
     lock = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -82,8 +101,7 @@ def only_one(home: Path) -> Iterator[None]:
         except BlockingIOError:
             pid = os.pread(lock, 32, 0).decode(errors="replace").strip()
             raise RelightError(
-                f"another `relight serve` (pid {pid or 'unknown'}) already runs on {home}; nothing was started.\n"
-                "Use that one, end it first, or give this one a folder of its own with RELIGHT_HOME."
+                f"another `relight serve` (pid {pid or 'unknown'}) already runs on {home}; {otherwise}"
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -128,6 +128,22 @@ def serve(systems: Systems) -> None:
 
 
 @app.command()
+def down(
+    system: SystemName,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill what does not end at TERM within its limit.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End the processes of a system that `serve` left running, in reverse order of needs; kept ones last.
+
+    Refuses while `serve` runs from this folder. No server is asked. Exits 1 when something still runs.
+    """
+    from service.cli.down import down as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, system, kill, as_json))
+
+
+@app.command()
 def migrate() -> None:
     """Bring Relight's tables in RELIGHT_POSTGRES_URL up to date. `serve` with private servers does it by itself."""
     from service.cli.upkeep import migrate as perform

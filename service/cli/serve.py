@@ -13,7 +13,7 @@ from schemas.events import Right
 from schemas.system import System
 from service.cli.console import Screen
 from service.cli.ending import Signals, Told
-from service.cli.home import find, only_one, remove_endpoints, write_endpoints
+from service.cli.home import find, only_one, remove_endpoints, write_endpoints, write_systems
 from service.cli.render import Tone
 from service.errors import Unavailable
 from service.settings import Http, Settings
@@ -31,7 +31,7 @@ def serve(settings: Settings, screen: Screen, paths: Sequence[Path]) -> int:
     systems = load_systems(paths)
     logs.configure(settings.logs)
     signals = Signals(
-        lambda: screen.note("relight: ending; the systems' processes go on running"),
+        lambda: screen.note(f"relight: ending; the systems' processes go on running ({_downs(systems)})"),
         lambda: screen.note("relight: already ending; a moment"),
     )
     signals.listen()
@@ -42,8 +42,13 @@ def serve(settings: Settings, screen: Screen, paths: Sequence[Path]) -> int:
         asyncio.Runner(loop_factory=_fast_loop()) as fast,
         suppress(Told),
     ):
+        write_systems(settings.servers.home, systems.values())
         _serve(settings, screen, systems, signals, plain, fast)
     return 0
+
+
+def _downs(systems: Iterable[str]) -> str:
+    return f"{', '.join(f'`relight down {name}`' for name in sorted(systems))} ends them"
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -163,4 +168,5 @@ def _banner(settings: Settings, screen: Screen, systems: dict[str, System]) -> N
                 f'  restart  relight publish restart.requested {name} --as {allowed[0]} --data \'{{"reason": "…"}}\''
             )
         screen.say(f"           relight restart {name} --watch")
-    screen.say("  look     relight status, relight watch, relight history lifecycle/…      Ctrl-C ends")
+    screen.say("  look     relight status, relight watch, relight history lifecycle/…")
+    screen.say(f"  end      Ctrl-C; the systems' processes go on running: {_downs(systems)}")

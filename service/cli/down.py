@@ -1,0 +1,128 @@
+"""`relight down`: ends what `serve` leaves running, by hand, in reverse order of needs. It asks no server.
+
+Each process is the one on record (boot, pid, start time) or none: a pid that the kernel gave again is never signalled.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.components import OnSilence
+from schemas.system import System
+from service.cli.console import Screen
+from service.cli.home import only_one, read_system
+from service.cli.render import Tone
+from service.cli.words import span
+from service.errors import RelightError, StepError
+from service.ports import Processes
+from service.settings import Settings
+
+KILLED_WITHIN = timedelta(seconds=10)
+"""For a process to be gone after KILL: longer only when the kernel itself is stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of one component. `problem`: why it may still run; then the command fails."""
+
+    component: str
+    pid: int | None = None
+    exit_status: int | None = None
+    killed: bool = False
+    problem: str | None = None
+
+
+def down(settings: Settings, screen: Screen, name: str, kill: bool, as_json: bool) -> int:
+    """0 when nothing of the system runs any more, 1 when something does. Raises RelightError while `serve` runs."""
+    home = settings.servers.home
+    processes = home / "processes"
+    recorded = sorted(folder.name.partition(".")[2] for folder in processes.glob(f"{name}.*"))
+    if not recorded:
+        known = sorted({folder.name.partition(".")[0] for folder in processes.glob("*.*")})
+        raise RelightError(
+            f"nothing of a system called {name!r} was ever started from {home}; known there: "
+            f"{', '.join(known) or 'none'}. RELIGHT_HOME names another folder"
+        )
+    with only_one(home, f"it looks after {name} and would start it again; nothing was ended.\nEnd it first (Ctrl-C)."):
+        ended = asyncio.run(_down(processes, name, _order(home, name, recorded), kill, screen if not as_json else None))
+    if as_json:
+        screen.json(ended)
+    problems = [one for one in ended if one.problem]
+    if problems and not kill and not as_json:
+        screen.say(f"`relight down {name} --kill` ends what does not end by itself.", Tone.WAIT)
+    return 1 if problems else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    component: str
+    patience: timedelta
+    kill: bool
+
+
+def _order(home: Path, name: str, recorded: list[str]) -> list[_Turn]:
+    """Whom in which order: what the last `serve` knew of the system; kept components after all others."""
+    try:
+        system = read_system(home, name)
+    except (FileNotFoundError, ValidationError):
+        # Started by an older Relight: no order is known, TERM is still TERM.
+        return [_Turn(component, timedelta(seconds=30), kill=False) for component in recorded]
+    return list(_turns(system, recorded))
+
+
+def _turns(system: System, recorded: list[str]) -> Iterator[_Turn]:
+    known = [component for component in reversed(system.start_order()) if component in recorded]
+    strangers = [component for component in recorded if component not in known]
+    stop = system.restart.limits.stop
+    yield from (_Turn(component, stop, kill=False) for component in strangers)
+    for component in sorted(known, key=lambda one: system.components[one].keep):
+        yield _Turn(component, stop, system.components[component].on_silence is OnSilence.KILL)
+
+
+async def _down(folder: Path, name: str, turns: list[_Turn], kill: bool, screen: Screen | None) -> list[Ended]:
+    from service.adapters.processes.local import SupervisedProcesses
+    from service.clock import SystemClock
+
+    processes = SupervisedProcesses(folder, SystemClock())
+    ended = []
+    for turn in turns:
+        try:
+            one = await _end(processes, f"{name}.{turn.component}", turn, kill or turn.kill)
+        except StepError as error:
+            one = Ended(turn.component, problem=str(error))
+        ended.append(one)
+        if screen is not None:
+            _say(screen, one)
+        if one.problem:
+            break  # what it needs must not be taken from under it
+    return ended
+
+
+async def _end(processes: Processes, process: str, turn: _Turn, kill: bool) -> Ended:
+    before = await processes.state(process)
+    if not before.running:
+        return Ended(turn.component)
+    await processes.tell(process, "TERM")
+    state = await processes.wait_stopped(process, turn.patience)
+    killed = state.running and kill
+    if killed:
+        await processes.tell(process, "KILL")
+        state = await processes.wait_stopped(process, KILLED_WITHIN)
+    why = f"it was sent TERM and still runs after {span(turn.patience)}" if state.running else None
+    return Ended(turn.component, before.pid, state.exit_status, killed, why)
+
+
+def _say(screen: Screen, one: Ended) -> None:
+    if one.problem:
+        pid = f" (pid {one.pid})" if one.pid is not None else ""
+        screen.say(f"  {one.component:<20} {one.problem}{pid}; what it needs was left running", Tone.BAD)
+    elif one.pid is None:
+        screen.say(f"  {one.component:<20} did not run", Tone.QUIET)
+    else:
+        how = "was killed" if one.killed else "ended"
+        status = f", exit status {one.exit_status}" if one.exit_status is not None else ""
+        screen.say(f"  {one.component:<20} {how} (pid {one.pid}{status})", Tone.GOOD)
