@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from machines.model import InstanceId, Machine, State, StepStatus
+from machines.model import Asks, InstanceId, Machine, State, StepStatus
 from schemas.components import OnSilence
 from schemas.events import Act
 
@@ -59,6 +59,12 @@ def _of_instance(machine: Machine, state: str) -> Iterator[WayOut]:
         taken = next((t for t in machine.transitions if state in t.sources and t.trigger == f"operator.{act}"), None)
         if taken is not None:
             yield WayOut(act, f"{taken.reason}: {taken.target}")
+
+
+def answers(instance: InstanceId, asked: Asks) -> tuple[str, ...]:
+    """The commands that answer what a state asks people."""
+    yes = shlex.join(["relight", "approve", instance, "--plan", asked.plan])
+    return (f'{yes} --reason "WHY"', f'{yes} --deny --reason "WHY"')
 
 
 def needs_a_person(machine: Machine, state: State) -> bool:

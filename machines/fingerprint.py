@@ -27,10 +27,10 @@ def fingerprint(machine: Machine) -> str:
         functions.append(machine.explain)
     for state in machine.states:
         lines.append(_state(state))
-        functions += [wait for wait in (state.dwell, state.deadline) if callable(wait)]
+        functions += [told for told in (state.dwell, state.deadline, state.asks) if callable(told)]
         for step in state.steps:
             lines.append("  " + _step(step))
-            functions += [step.arguments] if step.arguments is not None else []
+            functions += [asked for asked in (step.arguments, step.when) if asked is not None]
     for transition in machine.transitions:
         lines.append(_transition(transition))
         functions += [*transition.guards, *([transition.changes] if transition.changes is not None else [])]
@@ -67,12 +67,13 @@ def label(machine: Machine) -> str:
 
 def _state(state: State) -> str:
     kind = "resting" if state.resting else "final" if state.final else "passing"
-    return f"state {state.name} {kind} dwell {_value(state.dwell)} deadline {_value(state.deadline)} then {state.then}"
+    waits = f"dwell {_value(state.dwell)} deadline {_value(state.deadline)} then {state.then} asks {_value(state.asks)}"
+    return f"state {state.name} {kind} {waits}"
 
 
 def _step(step: Step) -> str:
     fields = ("name", "action", "each", "timeout", "limit", "attempts", "takes", "keep", "optional", "arguments")
-    return "step " + " ".join(f"{name}={_value(getattr(step, name))}" for name in fields)
+    return "step " + " ".join(f"{name}={_value(getattr(step, name))}" for name in (*fields, "when"))
 
 
 def _transition(transition: Transition) -> str:
@@ -80,7 +81,8 @@ def _transition(transition: Transition) -> str:
     sources = "|".join(transition.sources)
     return (
         f"{sources} --{transition.trigger}--> {transition.target} if {guards or 'always'} "
-        f"then {_value(transition.changes)} budget {transition.budget} because {transition.reason}"
+        f"then {_value(transition.changes)} {'staying ' * transition.stay}budget {transition.budget} "
+        f"because {transition.reason}"
     )
 
 

@@ -85,7 +85,8 @@ def asked_for_approval(data: Mapping[str, Json]) -> Asks:
     silence = (
         "the restart goes on without approval" if asked.get("on_silence") == "allow" else "the restart is given up"
     )
-    return Asks(f"the approval of {_names(asked)} for plan {text(asked, 'plan')}", silence)
+    plan = text(asked, "plan") or ""
+    return Asks(f"the approval of {_names(asked)} for plan {plan[:12]}…", silence, plan)
 
 
 def not_frozen(facts: Facts) -> Reason | None:

@@ -173,10 +173,14 @@ WaitFor = timedelta | Callable[[System, Mapping[str, Json], datetime], datetime 
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a state waits for from people: `whom` they are, and what happens `then`, when the deadline passes."""
+    """What a state waits for from people: `whom` they are, and what happens `then`, when the deadline passes.
+
+    `plan` is the hash of what they are asked about.
+    """
 
     whom: str
     then: str
+    plan: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,12 @@ class System(Closed):
         """The thresholds of `metric`, if the file has any."""
         return next((alert for alert in self.alerts if alert.metric == metric), None)
 
+    def named(self, right: Right) -> tuple[str, ...]:
+        """The users whom `allow:` names for `right`, in the order of the file."""
+        if right is Right.APPROVE:
+            return tuple(self.allow.approve.by) if self.allow.approve is not None else ()
+        return tuple(getattr(self.allow, right.value) or ())
+
     def permits(self, right: Right, user: str | None, *, local: bool, component: str | None = None) -> str | None:
         """None when allowed, else why not. `user` is the name the broker verified; `local` the local command line."""
         if local:

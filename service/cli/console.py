@@ -42,6 +42,15 @@ class Screen:
         """Whether a line in the making can be shown."""
         return self.out.is_terminal
 
+    @property
+    def asks(self) -> bool:
+        """Whether a person sits there who can answer."""
+        return self.out.is_terminal and sys.stdin.isatty()
+
+    def confirm(self, question: str) -> bool:
+        """A person's yes; anything else, an empty line too, is a no."""
+        return self.out.input(f"{question} Type yes: ").strip().lower() == "yes"
+
     def line(self, line: Line) -> None:
         self.out.print(Text(typed(line.text), STYLES[line.tone]), soft_wrap=True)
 

@@ -162,6 +162,10 @@ def restart(
             metavar="TIME", help="When the pause begins: 2026-03-01T02:00:00+01:00. Default: after the notice."
         ),
     ] = None,
+    override_freeze: Annotated[
+        str | None,
+        typer.Option("--override-freeze", metavar="WHY", help="Why no freeze counts this time; it is logged."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -173,7 +177,7 @@ def restart(
     from service.cli.restart import restart as perform
 
     settings, screen = _start()
-    raise typer.Exit(perform(settings, screen, system, reason, due, watch, as_json))
+    raise typer.Exit(perform(settings, screen, system, reason, due, override_freeze, watch, as_json))
 
 
 @app.command()
@@ -251,6 +255,28 @@ def act(
 
     settings, screen = _start()
     raise typer.Exit(perform(settings, screen, instance, EventAct(what.value), reason, step, until, as_json))
+
+
+@app.command()
+def approve(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="As `status` names it: lifecycle/metrics.")],
+    reason: Annotated[str, typer.Option(metavar="WHY", help="For the log and for whoever asked.")],
+    plan: Annotated[
+        str | None,
+        typer.Option(metavar="HASH", help="The plan that you agree to, as it was shown. Default: you are asked."),
+    ] = None,
+    deny: Annotated[bool, typer.Option("--deny", help="Say no.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Agree (or not) to what waits for approval, from this machine's command line: shows the plan and its hash first.
+
+    Only those named in `allow.approve.by` may, by the name of their account here, and never who asked for it. Exits 1
+    when the answer is refused: the reasons are shown.
+    """
+    from service.cli.approve import approve as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, instance, reason, plan, deny, as_json))
 
 
 @app.command()

@@ -33,9 +33,19 @@ def plan(
         )
         return 0
     screen.say(f"{procedure} of {system.system} (configuration {system.config_hash()[:12]})", Tone.QUIET)
+    show(screen, legs, system)
+    return 0
+
+
+def show(screen: Screen, legs: Sequence[Leg], system: System) -> None:
+    """Every state of the way and its steps, and who has to agree before it begins."""
+    if (rule := system.allow.approve) is not None:
+        silence = "on silence it goes on" if rule.on_silence == "allow" else "on silence it is given up"
+        screen.say("AWAITING APPROVAL", Tone.HEADING)
+        names = " or ".join(rule.by)
+        screen.say(f"  {'approval':<26}by {names}, never by who asks, within {format_duration(rule.within)}; {silence}")
     for leg in legs:
         _show(screen, leg, system)
-    return 0
 
 
 def _from_files(paths: Sequence[Path]) -> dict[str, System]:

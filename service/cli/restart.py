@@ -27,10 +27,18 @@ if TYPE_CHECKING:
 
 
 def restart(
-    settings: Settings, screen: Screen, system: str, reason: str, due: str | None, watch: bool, as_json: bool
+    settings: Settings,
+    screen: Screen,
+    system: str,
+    reason: str,
+    due: str | None,
+    override: str | None,
+    watch: bool,
+    as_json: bool,
 ) -> int:
     """Appends the request and shows what became of it; with `watch` to its end. 1 when refused or not restarted."""
-    data: dict[str, Any] = {"reason": reason} | ({"due": _moment(due)} if due is not None else {})
+    wishes = {"due": _moment(due) if due is not None else None, "override": override}
+    data: dict[str, Any] = {"reason": reason, **{key: wish for key, wish in wishes.items() if wish is not None}}
     event = compose("restart.requested", system, data, str(uuid.uuid4()))
     body = json.dumps(event)
     found = read(body.encode())

@@ -133,7 +133,7 @@ def broker_users(systems: Iterable[System]) -> "list[BrokerUser]":
     users: dict[str, BrokerUser] = {}
     for system in systems:
         for right in Right:
-            for name in getattr(system.allow, right.value) or ():
+            for name in system.named(right):
                 users.setdefault(name, BrokerUser(name))
         for component, about in system.components.items():
             if about.participant == "amqp":

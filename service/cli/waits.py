@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 
-from machines.acts import WayOut, needs_a_person, way_of, ways_out, when_silent
+from machines.acts import WayOut, answers, needs_a_person, way_of, ways_out, when_silent
 from machines.model import ENDED, Machine, Snapshot, State, StepStatus
 from machines.registry import VERSIONS
 from schemas.base import Json
@@ -105,7 +105,12 @@ def _of_the_state(
         open_ = [step.key.name for step in view.steps if step.status not in ENDED]
         steps = f" and {len(open_)} steps" if open_ else ""
         yield Wait(f"waits for its due time{steps} until {clock(snapshot.dwell_until, zone)} at least; then it goes on")
-    if snapshot.deadline_at is not None:
+    if state.asks is not None and snapshot.deadline_at is not None:
+        asked = state.asks(snapshot.data)
+        until = f"if nobody answers: {asked.then} at {clock(snapshot.deadline_at, zone)}"
+        how = " or ".join(f"`{command}`" for command in answers(snapshot.instance, asked))
+        yield Wait(f"waits for {asked.whom}; {until}. Answer with {how}", ways)
+    elif snapshot.deadline_at is not None:
         then = state.then or "its deadline passes"
         yield Wait(f"if nobody acts: {then} at {clock(snapshot.deadline_at, zone)}", ways)
     elif needs_a_person(machine, state):

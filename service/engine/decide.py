@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 
-from machines.acts import needs_a_person, ways_out, when_silent
+from machines.acts import answers, needs_a_person, ways_out, when_silent
 from machines.model import (
     ENDED,
     SETTLED,
@@ -148,7 +148,8 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         work.timer(live, "deadline", after.deadline_at)
     if state.asks is not None:
         asked = state.asks(after.data)
-        work.say(notices.wait(after, None, asked.whom, after.deadline_at, asked.then, work.now))
+        ways = (*answers(after.instance, asked), *_commands(live))
+        work.say(notices.wait(after, None, asked.whom, after.deadline_at, asked.then, work.now, ways))
     if needs_a_person(machine, state):
         ways = _commands(live)
         who = f"a person: {state.name} lasts until somebody acts. One of: {'; '.join(ways)}"

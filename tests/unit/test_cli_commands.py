@@ -21,7 +21,8 @@ from service.ports import EventKey, InstanceView, LogRow, StepKey, StepRow
 
 NOW = datetime.now(UTC)
 COMMANDS = (
-    "demo", "serve", "down", "migrate", "restart", "publish", "watch", "status", "act", "history", "plan", "verify", "diagram",
+    "demo", "serve", "down", "migrate", "restart", "publish", "watch", "status", "act", "approve",
+    "history", "plan", "verify", "diagram",
 )  # fmt: skip
 
 SYSTEM = """\
