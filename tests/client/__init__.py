@@ -1,0 +1,1 @@
+"""The client that other services install, against a real broker and a real Relight."""
