@@ -19,6 +19,10 @@ QUIET = ("aio_pika", "aiormq", "asyncio", "uvicorn", "transitions")
 """Libraries whose information is noise to an operator; their warnings stay."""
 
 
+UNHEARD = "relight-unheard"
+"""The name of threads whose libraries log nothing here: while they reach people they log whole URLs, tokens and all."""
+
+
 def redact(text: str) -> str:
     """The text with every password of a URL replaced by `***`."""
     return PASSWORD.sub(r"\g<before>:***@", text)
@@ -65,6 +69,7 @@ def configure(logs: Logs, stream: TextIO | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact_event, last],
         )
     )
+    handler.addFilter(lambda record: record.threadName != UNHEARD)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logs.log_level.upper())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import TypeVar
 
+from service.logs import UNHEARD
 from service.ports import Clock, Severity, Told
 
 T = TypeVar("T")
@@ -128,5 +129,5 @@ async def _in_a_thread(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile: nobody waits any more
             loop.call_soon_threadsafe(settle, result, failed)
 
-    threading.Thread(target=run, name="notice", daemon=True).start()
+    threading.Thread(target=run, name=UNHEARD, daemon=True).start()
     return await future
