@@ -26,16 +26,19 @@ from machines.lifecycle_memory import (
     absent,
     announced_anew,
     note_absent,
+    note_adopted,
     note_approved,
     note_baseline,
     note_failure,
     note_given_up,
     note_no_return,
     note_restart,
+    note_resumed,
     note_up,
     note_up_by_waiver,
     note_verified,
 )
+from machines.lifecycle_proof import checks_of, failed_before, note_failed_before, only_failed_before, passed
 from machines.model import (
     Each,
     Event,
@@ -109,7 +112,8 @@ def _backing_up(system: System, when: str) -> timedelta:
 def _before_the_pause_lapses(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
     """The pause must still hold while the components are stopped: nothing may be worked on after the snapshot."""
     restart, count = system.restart, len(system.components)
-    wanted = restart.limits.drain + restart.answer_within * count + _backing_up(system, "after_flush") + GRACE
+    drain = restart.limits.drain * (1 + len(system.databases))  # each database, and what participants flush
+    wanted = drain + restart.answer_within * count + _backing_up(system, "after_flush") + GRACE
     lease = restart.pause_lease
     return now + min(wanted, max(lease - restart.limits.stop * count, lease / 2))
 
@@ -128,7 +132,8 @@ def _started(system: System, data: Mapping[str, Json], now: datetime) -> datetim
 
 
 def _verified(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return now + system.restart.limits.verify + GRACE
+    # A soak in which something failed begins once more.
+    return now + system.restart.limits.verify + system.restart.soak * 2 + GRACE
 
 
 def _restored(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
@@ -166,11 +171,11 @@ def snapshot_verified(facts: Facts) -> Reason | None:
 
 def verified(facts: Facts) -> Reason | None:
     """Every check was performed and passed: done, not waived and not passed over, and there was at least one."""
-    checks = [step for step in facts.steps if step.planned.action == "check.run"]
+    checks = checks_of(facts)
     if not checks:
         return Reason("nothing was verified: the list of checks is empty")
     compared = step_of(facts, "compare")
-    open_ = [s.planned.name for s in checks if s.status is not StepStatus.DONE or s.result.get("passed") is not True]
+    open_ = [step.planned.name for step in checks if not passed(step)]
     if compared is not None and compared.status is not StepStatus.DONE:
         open_.insert(0, compared.planned.name)
     return Reason(f"not verified: {', '.join(open_)}") if open_ else None
@@ -254,6 +259,10 @@ def _backup_after(system: System) -> bool:
     return system.restart.backup is not None and system.restart.backup.when == "after_flush"
 
 
+def _soaks(system: System) -> bool:
+    return system.restart.soak > timedelta(0)
+
+
 def _pause_arguments(system: System) -> Mapping[str, Json]:
     return {"lease": system.restart.pause_lease.total_seconds()}
 
@@ -299,10 +308,14 @@ STATES = (
         deadline=_before_the_pause_lapses,
         then="abort and resume",
         steps=(
+            # Turning back costs nothing yet: what must not be stopped, or is another server, is found here.
+            Step("identify", "identity.check", attempts=3),
             Step(
                 "pause", "participant.pause", Each.COMPONENT_REVERSED, takes=Command.PAUSE,
                 limit="answer_within", attempts=3, arguments=_pause_arguments,
             ),
+            # Each attempt is a look of growing length that ends with a message; all together take the limit.
+            Step("drain", "postgres.drain", Each.DATABASE, limit="drain", attempts=20),
             Step(
                 "flush", "participant.flush", Each.COMPONENT_REVERSED, takes=Command.FLUSH, limit="drain", attempts=3
             ),
@@ -358,6 +371,7 @@ STATES = (
         steps=(
             Step("compare", "snapshot.compare", attempts=3),
             Step("check", "check.run", Each.CHECK, limit="verify", attempts=3),
+            Step("soak", "check.soak", Each.CHECK, limit="soaking", attempts=2, when=_soaks),
         ),
     ),
     State(
@@ -425,7 +439,7 @@ TRANSITIONS = (
     Transition((At.NOTIFYING, At.PRESERVING), On.STEP_FAILED, At.RESUMING, (), note_failure, "preparing failed"),
     Transition((At.NOTIFYING, At.PRESERVING), On.DEADLINE_PASSED, At.RESUMING, (), note_failure, "out of time"),
     Transition(
-        At.RESUMING, On.COMPLETED, At.OPERATIONAL, (all_resumed, verified), note_given_up, "resumed and verified"
+        At.RESUMING, On.COMPLETED, At.OPERATIONAL, (all_resumed, verified), note_resumed, "resumed and verified"
     ),
     Transition(
         At.RESUMING, On.COMPLETED, At.DEGRADED, (all_resumed,), note_given_up, "resumed, but not all checks passed"
@@ -436,9 +450,17 @@ TRANSITIONS = (
     Transition(At.SHUTTING_DOWN, On.COMPLETED, At.INITIALIZING, reason="everything is stopped"),
     Transition(At.INITIALIZING, On.COMPLETED, At.VERIFYING, reason="everything is started, paused"),
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, (verified,), note_verified, "verified"),
+    Transition(
+        At.VERIFYING, On.COMPLETED, At.RESTORING, (only_failed_before,), note_failed_before,
+        "only what failed before the restart already fails",
+    ),
     # A waiver is a person's word to go on without the proof: components resume, but operational it is not.
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, reason="going on by a waiver"),
     Transition(At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified,), note_up, "up again"),
+    Transition(
+        At.RESTORING, On.COMPLETED, At.DEGRADED, (failed_before,), note_up,
+        "up again, with what failed before the restart already",
+    ),
     Transition(At.RESTORING, On.COMPLETED, At.DEGRADED, (), note_up_by_waiver, "up again by a waiver"),
     # Found running and never touched: it goes on running, only not known to be well.
     Transition(
@@ -454,7 +476,7 @@ TRANSITIONS = (
     # At rest, by a person. Each retry is somebody's decision: no budget bounds people.
     Transition(At.HALTED, "operator.retry", At.INITIALIZING, (), None, "started once more"),
     Transition(At.HALTED, "operator.abort", At.DEGRADED, (), note_given_up, "left as it stands"),
-    Transition((At.HALTED, At.DEGRADED), "operator.adopt", At.UNOBSERVED, (), note_given_up, "look at what is there"),
+    Transition((At.HALTED, At.DEGRADED), "operator.adopt", At.UNOBSERVED, (), note_adopted, "look at what is there"),
     *(
         Transition(rest, "system.registered", rest, (configuration_changed,), reason="stands on the new configuration",
                    stay=True)

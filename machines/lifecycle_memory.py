@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from machines.evidence import evidence, failed_steps, record, step_of, steps_of, text, who
+from machines.lifecycle_proof import checks_of, good_configuration
 from machines.model import Event, Facts, Reason, StepStatus
 from schemas.base import Json
 from schemas.events import RestartRequested
@@ -17,6 +18,7 @@ ONE_RESTART = (
     "down_since",
     "failure",
     "verified",
+    "failed_before",
     "absent",
     "waivers",
 )
@@ -105,8 +107,8 @@ def note_failure(facts: Facts, reason: Reason | None = None) -> Mapping[str, Jso
 
 
 def note_verified(facts: Facts) -> Mapping[str, Json]:
-    checks = [s for s in facts.steps if s.planned.action == "check.run"]
-    return {"verified": {"at": facts.now.isoformat(), "checks": {s.planned.name: evidence(s) for s in checks}}}
+    checks: dict[str, Json] = {step.planned.name: evidence(step) for step in checks_of(facts)}
+    return {"verified": {"at": facts.now.isoformat(), "checks": checks}, **good_configuration(facts)}
 
 
 def note_given_up(facts: Facts) -> Mapping[str, Json]:
@@ -118,12 +120,23 @@ def note_given_up(facts: Facts) -> Mapping[str, Json]:
     return {**_forget(facts), "last_abort": {**about, "down_since": data.get("down_since")}}
 
 
+def note_resumed(facts: Facts) -> Mapping[str, Json]:
+    """Given up, and verified as it runs."""
+    return {**note_given_up(facts), **good_configuration(facts)}
+
+
+def note_adopted(facts: Facts) -> Mapping[str, Json]:
+    """A person takes what is there for what should be there: its configuration files are the good ones from now on."""
+    return {**note_given_up(facts), **({"good": None} if "good" in facts.snapshot.data else {})}
+
+
 def note_up(facts: Facts) -> Mapping[str, Json]:
     """The restart is over; what is known of it stays as `last_restart`. A first start leaves the last restart alone."""
     data = facts.snapshot.data
     if "restart" not in data:
         return _forget(facts)
-    about = {**record(data, "restart"), **{key: data.get(key) for key in ("system_snapshot", "verified")}}
+    proof = ("system_snapshot", "verified", "failed_before")
+    about = {**record(data, "restart"), **{key: data[key] for key in proof if key in data}}
     down = data.get("down_since")
     seconds = (facts.now - datetime.fromisoformat(down)).total_seconds() if isinstance(down, str) else None
     times: dict[str, Json] = {"down_since": down, "up_at": facts.now.isoformat(), "downtime_seconds": seconds}

@@ -32,7 +32,8 @@ Evidence = Mapping[str, Json]
 _SEALED = {"url": "file:///state/1.json", "sha256": "a" * 64}
 EVIDENCE: Mapping[str, tuple[Evidence, Evidence | None]] = {
     "component.observe": ({"running": True}, {"running": False}),
-    "check.run": ({"passed": True}, {"passed": False}),
+    "check.run": ({"passed": True}, {"passed": False, "failed_before": True}),
+    "check.soak": ({"passed": True}, None),
     "notice.tell": ({"delivered_at": (START + timedelta(hours=1)).isoformat()}, None),
     "participant.flush": ({"digest": "d" * 64, "where": "file:///state/flushed"}, None),
     "snapshot.seal": (_SEALED, {}),
@@ -66,7 +67,7 @@ SYSTEMS = (
             "store": {"process": ["store"], "keep": True},
         },
         [_CHECK],
-        restart={"notice": {"delivery": "required"}},
+        restart={"notice": {"delivery": "required"}, "soak": "10s"},
         channels={"warning": ["env:MAIL"]},
     ),
     _system(

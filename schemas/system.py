@@ -78,6 +78,11 @@ class Restart(Closed):
     pause_lease: Duration = timedelta(minutes=10)
     answer_within: Duration = timedelta(seconds=30)
 
+    @property
+    def soaking(self) -> timedelta:
+        """How long one attempt of a soak may take: the soak, and the look at its end."""
+        return self.soak + self.limits.verify
+
 
 class Storage(Closed):
     """Where things are kept: `file:///path` or `s3://bucket/prefix`. `state` takes system snapshots and reports.

@@ -45,6 +45,27 @@ class Processes(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction in progress. `seconds`: its age. `writes`: it has changed something. `hidden`: our role may not see
+    what the session does, or whether a transaction is open at all. A prepared one has no `pid`."""
+
+    pid: int | None
+    role: str
+    application: str
+    state: str
+    seconds: float
+    query: str
+    writes: bool = False
+    hidden: bool = False
+
+    def __str__(self) -> str:
+        who = f"pid {self.pid}" if self.pid is not None else "prepared transaction"
+        application = f" ({self.application})" if self.application else ""
+        age = f"{int(self.seconds) // 60}m{int(self.seconds) % 60:02d}s"
+        return f"{who} {self.role}{application}, open for {age}, {self.state}: {self.query}"
+
+
 class Databases(Protocol):
     """PostgreSQL databases of the systems (not Relight's own)."""
 
@@ -54,6 +75,10 @@ class Databases(Protocol):
 
     async def sessions(self, dsn: str, application: str) -> tuple[str, ...]:
         """The sessions of `application_name` in pg_stat_activity, one line each: pid, user, state, age, query head."""
+        ...
+
+    async def transactions(self, dsn: str) -> tuple[OpenTransaction, ...]:
+        """Those open in this database, oldest first, our own aside; and the sessions that we may not look into."""
         ...
 
 
@@ -120,6 +145,30 @@ class Dumps(Protocol):
 
         Nothing is left of the server. Raises Permanent when it cannot be restored without an error, else Retry.
         """
+        ...
+
+
+class Sockets(Protocol):
+    """Who listens and who is connected on this host. Raises Retry when that cannot be told now."""
+
+    async def serves(self, pid: int, url: str) -> bool:
+        """Whether the process or one of its children listens at the host and port of `url`."""
+        ...
+
+    async def connections(self, pid: int, url: str) -> tuple[str, ...]:
+        """The open TCP connections of the process and its children to the host and port of `url`, one line each."""
+        ...
+
+
+class Grounds(Protocol):
+    """What Relight itself stands on: its own process and those above it, the servers of its own tables and messages."""
+
+    async def under(self, pid: int) -> tuple[str, ...]:
+        """What of that would end with the process `pid` and its children, one sentence each. Raises Retry."""
+        ...
+
+    async def identifier(self) -> str:
+        """The `system_identifier` of the PostgreSQL server of Relight's own tables. Raises Retry."""
         ...
 
 
@@ -234,4 +283,6 @@ class World:
     http: Http
     files: Files
     mcp: Mcp
+    sockets: Sockets
+    grounds: Grounds
     notifier: Notifier

@@ -1,5 +1,6 @@
 """The checks of a system's file, `check.run`: evidence with a value, what was expected, how long it took and when."""
 
+import asyncio
 import math
 from collections.abc import Mapping
 from datetime import timedelta
@@ -10,10 +11,11 @@ from schemas.checks import Check, ConfigCheck, EqualCheck, FilesCheck, McpCheck,
 from schemas.components import ByCommand, ByHttp, Command, Participant
 from schemas.system import System
 from schemas.system_snapshot import SystemSnapshot
-from service.errors import Permanent, Retry
+from service.errors import Permanent, Retry, StepError
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, post, run, silent
 from service.steps.file_checks import config, files
+from service.steps.known_failures import failed_before
 from service.steps.mcp_checks import mcp
 from service.steps.naming import restart_id
 from service.steps.snapshots import sealed
@@ -22,6 +24,8 @@ RELATIVE = 1e-9
 """How far two numbers may be apart and still be called equal: what a restored float sum may differ by, and no more."""
 SQL_SHARE = 0.8
 """The share of the step's timeout that a query may take; the rest is for connecting and leaving."""
+WHOLE = 0.95
+"""The share of the step's timeout that a check may take as a whole, so that it can say itself that it took longer."""
 UNBOUND = timedelta(seconds=2)
 """How long until a participant that is not at the broker is asked once more."""
 
@@ -33,7 +37,7 @@ class RunCheck:
     twice_is_safe = True
 
     def plan(self, step: PlannedStep, system: System) -> str:
-        match _check(step, system):
+        match check_of(step, system):
             case SqlCheck(sql=database, query=query, is_=expected):
                 return f"check that on {database} {query!r} is {expected!r}"
             case RoundTripCheck(roundtrip=name, within=within):
@@ -48,8 +52,30 @@ class RunCheck:
                 return f"check that MCP server {name} answers and lists its tools"
 
     async def perform(self, context: StepContext) -> Done | Waiting:
-        """Result: `passed` true, `title`, `value`, `expected`, `seconds`, `at`. Raises Retry when it did not pass."""
-        check = _check(context.row.planned, context.system)
+        """Result: `passed` true, `title`, `value`, `expected`, `seconds`, `at`. Raises Retry when it did not pass.
+
+        What failed before the restart already is done with `passed` false, `failed_before` true, `error` and `before`.
+        """
+        check = check_of(context.row.planned, context.system)
+        within = context.row.planned.timeout.total_seconds() * WHOLE
+        try:
+            return await self._within(context, check, within)
+        except StepError as error:
+            known = failed_before(context, context.row.planned.arguments.get("check"), check.title, error)
+            if known is None:
+                raise
+            return Done(known)
+
+    async def _within(self, context: StepContext, check: Check, seconds: float) -> Done | Waiting:
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await self._perform(context, check)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Retry(f"{check.title}: it did not end within {seconds:g} s") from error
+
+    async def _perform(self, context: StepContext, check: Check) -> Done | Waiting:
         began = context.clock.monotonic()
         match check:
             case SqlCheck():
@@ -148,7 +174,8 @@ class RunCheck:
                 raise Permanent(f"{name} cannot be asked for a report: its file names no way for it")
 
 
-def _check(step: PlannedStep, system: System) -> Check:
+def check_of(step: PlannedStep, system: System) -> Check:
+    """The check of the file that a step is planned for. Raises Permanent when the file has no such one."""
     index = step.arguments.get("check", step.arguments.get("index"))
     if not isinstance(index, int) or not 0 <= index < len(system.verify):
         raise Permanent(f"step {step.name} names check {index!r}, but {system.system} has {len(system.verify)}")

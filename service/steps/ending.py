@@ -5,13 +5,18 @@ from datetime import timedelta
 from schemas.base import Json
 from service.errors import Retry
 from service.ports import ProcessState, StepContext
+from service.steps.grounds import stand_clear
+from service.steps.naming import process_name
 
 KILL_WITHIN = timedelta(seconds=10)
 """How long a process that was sent KILL may take to be gone; a busy disk (state D) can delay it."""
 
 
-async def kill(context: StepContext, name: str) -> ProcessState:
-    """Sends KILL to the process group and waits for the end. Raises Retry when it is still there after that."""
+async def kill(context: StepContext, component: str) -> ProcessState:
+    """Sends KILL to the process group and waits for the end. Raises Retry when it is still there after that, Permanent
+    when Relight stands on it."""
+    await stand_clear(context, component)
+    name = process_name(context.system, component)
     await context.world.processes.tell(name, "KILL")
     state = await context.world.processes.wait_stopped(name, KILL_WITHIN)
     if state.running:

@@ -23,6 +23,8 @@ from service.steps.naming import process_name, the_component
 UNBOUND = timedelta(seconds=2)
 """How long to wait for a participant that runs and is not at the broker: it comes back after a broker's restart."""
 
+HELD_BY_A_PROCESS = (Command.PAUSE, Command.FLUSH, Command.DISCONNECT)
+"""What ends with the process: where none runs nothing is left to be done, and killing it is a way, if a rough one."""
 PROGRAM_SHARE = 0.9
 """The share of the step's timeout that a program or a request may take: ending it and saying so needs the rest."""
 Way = Literal["amqp"] | BySignal | ByCommand | ByHttp | None
@@ -66,7 +68,7 @@ class Tell:
             return await self.conclude(context, name, answer(context, name, self.command))
         whole = process_name(context.system, name)
         state = await context.world.processes.state(whole)
-        if not state.running and self.command in (Command.PAUSE, Command.FLUSH):
+        if not state.running and self.command in HELD_BY_A_PROCESS:
             return Done({"running": False, "detail": "it does not run: nothing is in its memory", **named(state)})
         match self._way(component):
             case "amqp":
@@ -114,12 +116,12 @@ class Tell:
 
     async def _without_answer(self, context: StepContext, name: str) -> Done:
         """Silence where the file says kill. A component that has to answer to go on cannot be mended by killing it."""
-        if context.row.planned.on_silence is not OnSilence.KILL or self.command not in (Command.PAUSE, Command.FLUSH):
+        if context.row.planned.on_silence is not OnSilence.KILL or self.command not in HELD_BY_A_PROCESS:
             raise Permanent(f"{name} did not answer {self.command} in time")
         whole = process_name(context.system, name)
         state = await context.world.processes.state(whole)
         if state.running:
-            state = await kill(context, whole)
+            state = await kill(context, name)
         detail = "it did not answer and was ended; what it held in memory is lost"
         return Done({"silent": True, "killed": True, "detail": detail, **named(state)})
 

@@ -4,10 +4,14 @@ from schemas.components import Command
 from service.ports import Action
 from service.steps.backups import BackUp, RestoreTest, VerifyBackup
 from service.steps.checks import RunCheck
+from service.steps.disconnecting import Disconnect
+from service.steps.draining import Drain
+from service.steps.grounds import CheckIdentity
 from service.steps.notice import Tell as TellPeople
 from service.steps.observing import ConfirmStopped, Observe
 from service.steps.participants import Flush, Tell
 from service.steps.snapshots import Compare, Seal, Verify
+from service.steps.soaking import Soak
 from service.steps.starting import Start
 from service.steps.stopping import Stop
 
@@ -17,13 +21,16 @@ def build() -> dict[str, Action]:
     actions: tuple[Action, ...] = (
         TellPeople(),
         Observe(),
+        CheckIdentity(),
         Tell(Command.PAUSE),
+        Drain(),
         Flush(),
         Tell(Command.REPORT),
         Tell(Command.RESUME),
         BackUp(),
         VerifyBackup(),
         RestoreTest(),
+        Disconnect(),
         Seal(),
         Verify(),
         Compare(),
@@ -31,6 +38,7 @@ def build() -> dict[str, Action]:
         Stop(),
         ConfirmStopped(),
         RunCheck(),
+        Soak(),
     )
     return {action.name: action for action in actions}
 

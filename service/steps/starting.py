@@ -143,7 +143,7 @@ class Start:
         if silent(context):
             if context.row.planned.on_silence is OnSilence.KILL:
                 if (await context.world.processes.state(whole)).running:
-                    await kill(context, whole)
+                    await kill(context, name)
                 raise Retry(f"{name} was started, did not report and was killed, as its file says")
             raise Permanent(f"{name} was started and did not report what it loaded in time")
         return await self._conclude(context, name, answer(context, name, Command.REPORT), adopted=None)

@@ -9,6 +9,7 @@ from schemas.system import System
 from service.errors import Permanent, Retry
 from service.ports import Done, ProcessState, StepContext
 from service.steps.ending import KILL_WITHIN, kill, named
+from service.steps.grounds import stand_clear
 from service.steps.naming import process_name, the_component
 
 
@@ -29,13 +30,15 @@ class Stop:
     async def perform(self, context: StepContext) -> Done:
         """Result: `running`, `pid`, `started`, `exit_status` (negative: the signal), `seconds`, `killed`.
 
-        Raises Retry, at the last attempt Permanent, when it goes on running and the file neither says kill nor proceed.
+        Raises Retry, at the last attempt Permanent, when it goes on running and the file neither says kill nor proceed;
+        Permanent, untouched, when Relight stands on it.
         """
         name, _ = the_component(context)
         whole, began = process_name(context.system, name), context.clock.monotonic()
         state = await context.world.processes.state(whole)
         if not state.running:
             return Done({**_ended(state), "seconds": 0.0, "killed": False, "detail": "it did not run any more"})
+        await stand_clear(context, name)
         await context.world.processes.tell(whole, "TERM")
         state = await context.world.processes.wait_stopped(whole, _patience(context.row.planned))
         killed = False
@@ -48,7 +51,7 @@ class Stop:
                 case OnSilence.ABORT:
                     raise _still_there(context, name, state, waited)
                 case OnSilence.KILL:
-                    state, killed = await kill(context, whole), True
+                    state, killed = await kill(context, name), True
         return Done({**_ended(state), "seconds": round(context.clock.monotonic() - began, 3), "killed": killed})
 
     async def probe(self, context: StepContext) -> Done | None:

@@ -177,6 +177,8 @@ def test_every_transition_is_published_once_in_order_and_every_notification_fits
 def test_steps_begin_in_order_and_the_next_only_after_the_one_before() -> None:
     desk = Desk()
     desk.to_preserving()
+    assert desk.ready() == ["identify"]
+    desk.report("identify", StepStatus.DONE)
     assert desk.ready() == ["pause:reporter"]
     desk.report("pause:reporter", StepStatus.DONE)
     assert desk.ready() == ["pause:calculator"]
@@ -302,6 +304,7 @@ def test_a_result_of_a_past_entry_changes_nothing() -> None:
 def test_a_person_waives_a_step_that_nobody_can_tell_about() -> None:
     desk = Desk()
     desk.to_preserving()
+    desk.report("identify", StepStatus.DONE)
     desk.report("pause:reporter", StepStatus.UNKNOWN, error="nobody saw it")
     assert desk.state == "preparing_for_restart.preserving"
     act = OperatorActed(instance=LIFECYCLE, act=Act.WAIVE, step="pause:reporter", reason="it is paused, I looked")

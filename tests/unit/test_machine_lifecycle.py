@@ -171,7 +171,7 @@ def test_nothing_shuts_down_without_the_very_snapshot_that_was_sealed(
     seal: dict[str, object], read_back: dict[str, object], why: str
 ) -> None:
     desk = restarting(At.PRESERVING)
-    for name in ("pause:reporter", "pause:calculator", "flush:calculator"):
+    for name in ("identify", "pause:reporter", "pause:calculator", "drain:trading", "flush:calculator"):
         desk.end(name)
     desk.end("seal", **seal)
     desk.end("verify_snapshot", **read_back)

@@ -23,8 +23,10 @@ def test_components_stop_in_reverse_of_what_they_need_and_start_in_order() -> No
 
 def test_only_those_are_told_that_take_the_command_and_kept_ones_are_left_alone() -> None:
     assert names(At.PRESERVING) == [
+        "identify",
         "pause:reporter",
         "pause:calculator",
+        "drain:trading",
         "flush:calculator",
         "seal",
         "verify_snapshot",
@@ -40,13 +42,20 @@ def test_checks_run_side_by_side_and_everything_else_one_after_another() -> None
         ("check:1", 1, {"check": 1}),
     ]
     positions = [s.position for s in plan(LIFECYCLE, At.PRESERVING, metrics_system(), {})]
-    assert positions == [0, 1, 2, 3, 4]
+    assert positions == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_positions_close_up_where_a_line_of_the_table_concerns_nobody() -> None:
-    alone = metrics_system(components={"calculator": {"process": ["c"]}}, verify=[{"sql": "trading", "query": "q"}])
+    alone = metrics_system(components={"calculator": {"process": ["c"]}}, databases={}, verify=[{"files": "."}])
     steps = plan(LIFECYCLE, At.PRESERVING, alone, {})
-    assert [(s.name, s.position) for s in steps] == [("seal", 0), ("verify_snapshot", 1)]
+    assert [(s.name, s.position) for s in steps] == [("identify", 0), ("seal", 1), ("verify_snapshot", 2)]
+
+
+def test_soak_is_planned_for_each_check_after_all_of_them_and_only_when_asked_for() -> None:
+    soaked = plan(LIFECYCLE, At.VERIFYING, metrics_system(restart={"soak": "20s", "limits": {"verify": "1m"}}), {})
+    assert [(s.name, s.position) for s in soaked[-2:]] == [("soak:0", 2), ("soak:1", 2)]
+    assert soaked[-1].timeout == timedelta(seconds=80)
+    assert not [name for name in names(At.VERIFYING) if name.startswith("soak")]
 
 
 def test_limits_silence_and_arguments_come_from_the_systems_file() -> None:

@@ -10,6 +10,7 @@ import asyncpg
 
 from schemas.base import Json
 from service.errors import Permanent, Retry
+from service.ports import OpenTransaction
 
 CONNECT_WITHIN = 5.0
 """Seconds for a new connection; a server that is up answers within milliseconds."""
@@ -27,6 +28,22 @@ where application_name = $1 and pid <> pg_backend_pid() and backend_type = 'clie
 order by pid
 """
 """One line a session of an application, in every database of the server: pid, user, state, age, query head."""
+
+TRANSACTIONS = """
+select pid, coalesce(usename, '-') as role, application_name as application, coalesce(state, '-') as state,
+       coalesce(extract(epoch from clock_timestamp() - xact_start), 0)::float8 as seconds,
+       left(regexp_replace(query, '\\s+', ' ', 'g'), 80) as query,
+       backend_xid is not null as writes, state is null as hidden
+from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+  and (xact_start is not null or state is null)
+union all
+select null, owner, '', 'prepared', extract(epoch from clock_timestamp() - prepared)::float8, left(gid, 80), true, false
+from pg_prepared_xacts
+where database = current_database()
+order by seconds desc, pid
+"""
+"""Every transaction in progress in this database. The state of a session that our role may not look into is null."""
 
 PASSING = ("08", "40", "53", "55", "57", "58")
 """SQLSTATE classes that time may mend: connection, rollback, resources, lock, operator (starting up), system."""
@@ -46,6 +63,11 @@ class PostgresDatabases:
         """The sessions of an application, one line each. Raises Retry when the server is away, else Permanent."""
         rows = await _ask(dsn, SESSIONS_WITHIN, lambda connection: connection.fetch(SESSIONS, application))
         return tuple(row[0] for row in rows)
+
+    async def transactions(self, dsn: str) -> tuple[OpenTransaction, ...]:
+        """The open transactions of this database. Raises Retry when the server is away, else Permanent."""
+        rows = await _ask(dsn, SESSIONS_WITHIN, lambda connection: connection.fetch(TRANSACTIONS))
+        return tuple(OpenTransaction(**dict(row)) for row in rows)
 
 
 async def _ask(dsn: str, seconds: float, question: "Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]") -> T:

@@ -18,7 +18,7 @@ from schemas.events import PREFIX
 from schemas.notifications import CommandData
 from service.adapters.memory.storage import MemoryDumps, MemoryStorage
 from service.errors import Permanent, Retry, StepError
-from service.ports import Clock, FileState, HttpAnswer, ProcessState, Severity, Told, World
+from service.ports import Clock, FileState, HttpAnswer, OpenTransaction, ProcessState, Severity, Told, World
 
 LOOK = 0.05
 """Seconds between two looks at a process that is to end, on the given clock."""
@@ -121,6 +121,7 @@ class MemoryDatabases:
     def __init__(self) -> None:
         self.answers: dict[str, Json | StepError] = {"select 1": 1}
         self.open_sessions: dict[str, tuple[str, ...]] = {}
+        self.open_transactions: tuple[OpenTransaction, ...] = ()
         self.away = False
 
     async def value(self, dsn: str, query: str, timeout: timedelta) -> Json:
@@ -135,6 +136,39 @@ class MemoryDatabases:
         if self.away:
             raise Retry("the database is away")
         return self.open_sessions.get(application, ())
+
+    async def transactions(self, dsn: str) -> tuple[OpenTransaction, ...]:
+        if self.away:
+            raise Retry("the database is away")
+        return self.open_transactions
+
+
+class MemorySockets:
+    """Listeners as (pid, URL), and connections as lines by (pid, URL)."""
+
+    def __init__(self) -> None:
+        self.listening: set[tuple[int, str]] = set()
+        self.open: dict[tuple[int, str], tuple[str, ...]] = {}
+
+    async def serves(self, pid: int, url: str) -> bool:
+        return (pid, url) in self.listening
+
+    async def connections(self, pid: int, url: str) -> tuple[str, ...]:
+        return self.open.get((pid, url), ())
+
+
+class MemoryGrounds:
+    """What Relight stands on, by pid, and the system_identifier of its own server."""
+
+    def __init__(self) -> None:
+        self.stands: dict[int, tuple[str, ...]] = {}
+        self.own = "1"
+
+    async def under(self, pid: int) -> tuple[str, ...]:
+        return self.stands.get(pid, ())
+
+    async def identifier(self) -> str:
+        return self.own
 
 
 class MemoryMcp:
@@ -356,6 +390,8 @@ class MemoryWorld:
         self.dumps = MemoryDumps()
         self.files = MemoryFiles()
         self.mcp = MemoryMcp()
+        self.sockets = MemorySockets()
+        self.grounds = MemoryGrounds()
         self.http = MemoryHttp()
         self.notifier = MemoryChannels(clock)
         self.processes.on_start = self._begins
@@ -379,6 +415,8 @@ class MemoryWorld:
             dumps=self.dumps,
             files=self.files,
             mcp=self.mcp,
+            sockets=self.sockets,
+            grounds=self.grounds,
             http=self.http,
             notifier=self.notifier,
         )
