@@ -23,14 +23,16 @@ def epoch_of(token: Token) -> int:
 
 
 MAX_ID = 220
-"""Characters of an id that we make: AMQP carries 255 bytes of a message id, and suffixes are put on some."""
+"""Bytes of an id that we make: AMQP carries 255 of a message id, and suffixes are put on some."""
 
 
 def short_id(text: str) -> str:
     """`text` itself, or if that is too long for a message id, the start and the SHA-256 of the whole: as stable."""
-    if len(text) <= MAX_ID:
+    whole = text.encode()
+    if len(whole) <= MAX_ID:
         return text
-    return f"{text[: MAX_ID - 33]}~{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    # What arrived may be written in any alphabet, and a cut may go through a letter.
+    return f"{whole[: MAX_ID - 33].decode(errors='ignore')}~{hashlib.sha256(whole).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, slots=True)
