@@ -5,21 +5,18 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from pydantic import ValidationError
 
-from machines.registry import MACHINES
+from machines.registry import MACHINES, OLD
 from schemas.sharding import shard_of
 from schemas.system import System
 from service import metrics
 from service.adapters.apprise import AppriseChannels
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
-from service.adapters.grounds import HostGrounds, HostSockets
 from service.adapters.http import HttpRequests
 from service.adapters.local_files import LocalFiles
 from service.adapters.mcp import McpServers
@@ -36,19 +33,15 @@ from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.records import canonical
 from service.engine.runner import Runner
-from service.errors import Misconfigured, Unavailable
+from service.errors import Misconfigured, Transient, Unavailable
 from service.ports import Clock, Commands, Ids, NewSignal, World
 from service.settings import Settings
-from service.steps.grounds import IDENTIFIER
 from service.steps.registry import ACTIONS
 from service.web.health import Health
 from service.web.server import Web
 
 UPKEEP = 6 * 3600.0
 """Seconds between two rounds of forgetting what is older than 30 days and preparing the log's coming months."""
-
-OWN_IDENTIFIER_WITHIN = timedelta(seconds=5)
-"""For asking the server of our own tables which one it is."""
 
 LOOK = 2.0
 """Seconds between two looks at the tables for health and the gauges."""
@@ -110,6 +103,8 @@ class _Service:
         self._ids: Ids = SystemIds()
         self._name = f"{socket.gethostname()}:{_replica(settings.servers.home)}"
         self._definitions = Definitions(MACHINES, systems)
+        for machine in OLD:
+            self._definitions.add_old_machine(machine)
         self._owners: list[Owner] = []
         self._postgres_trouble: str | None = "not asked yet"
         self._broker: RabbitBroker | None = None
@@ -163,8 +158,6 @@ class _Service:
             secrets=References(),
             files=LocalFiles(),
             mcp=McpServers(),
-            sockets=HostSockets(),
-            grounds=HostGrounds(self._own_servers(), self._own_identifier),
             http=HttpRequests(),
             notifier=AppriseChannels(self._clock),
         )
@@ -180,24 +173,9 @@ class _Service:
             lease=engine.lease,
         )
 
-    def _own_servers(self) -> Mapping[str, str]:
-        return {
-            "the PostgreSQL server of Relight's own tables": self._addresses.postgres_url,
-            "Relight's own RabbitMQ broker": self._addresses.amqp_url,
-        }
-
-    async def _own_identifier(self) -> str:
-        return str(await PostgresDatabases().value(self._addresses.postgres_url, IDENTIFIER, OWN_IDENTIFIER_WITHIN))
-
     async def _take_stock(self, store: PostgresStore) -> None:
         """What instances stand on must be here: configurations from the table, machine versions from the code."""
-        for digest, text in (await store.configurations_in_use()).items():
-            try:
-                self._definitions.add_configuration(digest, System.model_validate_json(text))
-            except ValidationError as error:
-                raise Misconfigured(
-                    (f"an instance stands on configuration {digest}, which this version cannot read: {error}",)
-                ) from error
+        self._definitions.learn(await store.configurations_in_use())
         missing = [
             f"{count} instances stand on machine {name} version {version}, which is not here: keep its old table"
             for (name, version), count in (await store.machines_in_use()).items()
@@ -234,7 +212,7 @@ class _Service:
                 counts = await store.counts()
                 self._postgres_trouble = None
                 metrics.OUTBOX_UNSENT.labels(shard="all").set(counts.get("outbox", 0))
-            except Unavailable as error:
+            except (Unavailable, Transient) as error:
                 self._postgres_trouble = f"{error}; waiting for it"
             await self._clock.sleep(LOOK)
 
@@ -253,7 +231,10 @@ class _Service:
         for name in ("consuming", "publishing"):
             checks[name] = None if up.get(name) else down
         owned = [owner.shard for owner in self._owners if owner.owns]
+        troubles = [owner.trouble for owner in self._owners if owner.trouble is not None]
         checks["shards"] = None if owned else "this process owns no shard; another one may"
+        if troubles:
+            checks["shards"] = "; ".join(troubles)
         return Health(checks)
 
     async def _until_up(self, server: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -262,7 +243,7 @@ class _Service:
         while True:
             try:
                 answer = await call()
-            except Unavailable as error:
+            except (Unavailable, Transient) as error:
                 failures += 1
                 if self._postgres_trouble is not None and server == "PostgreSQL":
                     self._postgres_trouble = f"{error}; waiting for it"

@@ -12,7 +12,10 @@ LONG = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Bucket bounds for a step: seconds to half an hour."""
 
 EVENTS = Counter(
-    "relight_events", "Outcomes of events (applied, absorbed, refused, dead, known)", ("outcome",), registry=REGISTRY
+    "relight_events",
+    "Outcomes of events (applied, absorbed, refused, dead, duplicate)",
+    ("outcome",),
+    registry=REGISTRY,
 )
 TRANSITIONS = Counter("relight_transitions", "Transitions by machine and target", ("machine", "to"), registry=REGISTRY)
 BATCH_EVENTS = Histogram(
@@ -42,12 +45,9 @@ STEPS = Counter("relight_steps", "Attempts at steps by action and outcome", ("ac
 STEP_SECONDS = Histogram("relight_step_seconds", "One attempt at a step", ("action",), buckets=LONG, registry=REGISTRY)
 DEAD = Counter(
     "relight_dead",
-    "Dead letters by kind of reason (unreadable, unrouted, poison, conflicting)",
-    ("kind",),
+    "Dead letters by the queue they came from (`signals`: from inside)",
+    ("queue",),
     registry=REGISTRY,
-)
-RECONNECTS = Counter(
-    "relight_reconnects", "Connections restored after a cut, by server", ("server",), registry=REGISTRY
 )
 SHARDS_OWNED = Gauge("relight_shards_owned", "Shards this process decides for", registry=REGISTRY)
 TAKEOVERS = Counter("relight_takeovers", "Leases of a shard that this process acquired", registry=REGISTRY)

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from machines.chart import Chart
-from machines.model import InstanceId, Machine
+from machines.model import InstanceId, Machine, Snapshot
 from schemas.system import System
+from service.errors import Misconfigured
 
 
 class Definitions:
@@ -21,6 +24,29 @@ class Definitions:
         """An older configuration that an instance still stands on."""
         self._by_hash.setdefault(digest, system)
 
+    def learn(self, texts: Mapping[str, str]) -> None:
+        """Configurations from the table, canonical text by hash. Raises Misconfigured when one cannot be read."""
+        for digest, text in texts.items():
+            if self.knows(digest):
+                continue
+            try:
+                self.add_configuration(digest, System.model_validate_json(text))
+            except ValidationError as error:
+                raise Misconfigured(
+                    (f"an instance stands on configuration {digest}, which this version cannot read: {error}",)
+                ) from error
+
+    def lacks(self, snapshot: Snapshot) -> str | None:
+        """What an instance stands on that is not here; None when all is."""
+        if not self.knows(snapshot.config_hash):
+            return f"{snapshot.instance} stands on configuration {snapshot.config_hash}, which is not here"
+        if not self.has(snapshot.machine, snapshot.machine_version):
+            return (
+                f"{snapshot.instance} stands on machine {snapshot.machine} version {snapshot.machine_version}, "
+                "which is not here"
+            )
+        return None
+
     def add_old_machine(self, machine: Machine) -> None:
         """An older version of a machine that an instance still stands on."""
         self._charts.setdefault((machine.name, machine.version), Chart(machine))
@@ -28,8 +54,12 @@ class Definitions:
     def current_hash(self, system: str) -> str:
         return self._hashes[system]
 
-    def configuration(self, digest: str) -> System | None:
-        return self._by_hash.get(digest)
+    def configuration(self, digest: str) -> System:
+        """Raises KeyError when it is not here; see `lacks` and `learn`."""
+        return self._by_hash[digest]
+
+    def knows(self, digest: str) -> bool:
+        return digest in self._by_hash
 
     def machine_of(self, instance: InstanceId) -> Machine | None:
         """The newest definition of an instance's machine, by the id's first part; None when there is none."""

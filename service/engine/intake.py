@@ -20,7 +20,7 @@ from service.engine.outbox import Outbox
 from service.engine.reading import UNREADABLE, Arrived, addresses, from_delivery, from_signal, from_timer
 from service.engine.settle import bury_poison, settle
 from service.engine.work import Work
-from service.errors import Conflict, LostLease, RelightError, Transient, Unavailable
+from service.errors import Conflict, LostLease, Misconfigured, RelightError, Transient, Unavailable
 from service.ports import Clock, Delivery, EventKey, Lanes, Ownership, Prepared, Store, TimerRow, epoch_of
 
 ATTEMPTS = 3
@@ -28,6 +28,9 @@ ATTEMPTS = 3
 
 IDLE = 1.0
 """Seconds after which signals and timers are looked at even if nothing woke the owner."""
+
+NO_EVENTS_FAULT = (Transient, Conflict, Unavailable, LostLease, Misconfigured)
+"""Errors that no event is to blame for: servers, other writers, and what this replica lacks and another may have."""
 
 LISTEN = timedelta(seconds=1)
 """How long a new owner only listens before it lets due times pass: answers that came while nobody decided lie in the
@@ -188,7 +191,7 @@ class Intake:
             return
         try:
             await self._commit(arrived, now)
-        except (Transient, Conflict, Unavailable, LostLease):
+        except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # one event of these brings it, whatever it is: find that one
             log.warning("intake.taken_apart", shard=self._ownership.shard, events=len(arrived), error=str(error))
@@ -216,7 +219,7 @@ class Intake:
                 try:
                     await self._commit([one], now)
                     break
-                except (Transient, Conflict, Unavailable, LostLease):
+                except NO_EVENTS_FAULT:
                     raise
                 except Exception as error:  # noqa: BLE001  # any fault of this event's ends as a dead letter
                     failed = True
@@ -230,7 +233,7 @@ class Intake:
         """Those that have outcomes. None, when one of them cannot even be asked about: each is tried by itself then."""
         try:
             return (await self._prepare(arrived)).known.keys()
-        except (Transient, Conflict, Unavailable, LostLease):
+        except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # which one it is shows when each is alone
             log.warning("intake.cannot_ask", shard=self._ownership.shard, events=len(arrived), error=str(error))
@@ -239,7 +242,7 @@ class Intake:
     async def _bury(self, one: Arrived, reason: str, attempts: int) -> None:
         try:
             await self._write_burial(one, reason, attempts)
-        except (Transient, Conflict, Unavailable, LostLease):
+        except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # even its names are more than a table takes
             digest = one.body_hash or hashlib.sha256(repr(one.key).encode()).digest()
@@ -271,7 +274,22 @@ class Intake:
         if not keys and not instances:
             return Prepared({}, {})
         systems = sorted({event.system for event in events})
-        return await self._store.prepare(self._ownership.shard, keys, list(instances), systems)
+        with metrics.PREPARE_SECONDS.time():
+            prepared = await self._store.prepare(self._ownership.shard, keys, list(instances), systems)
+        await self._learn(prepared)
+        return prepared
+
+    async def _learn(self, prepared: Prepared) -> None:
+        """Another replica may have moved an instance to what it was started with: that stands in the table.
+
+        Raises Misconfigured before anything is decided or an attempt is counted.
+        """
+        snapshots = [loaded.snapshot for loaded in prepared.instances.values() if loaded.snapshot is not None]
+        if not all(self._definitions.knows(snapshot.config_hash) for snapshot in snapshots):
+            self._definitions.learn(await self._store.configurations_in_use())
+        lacking = tuple(why for snapshot in snapshots if (why := self._definitions.lacks(snapshot)) is not None)
+        if lacking:
+            raise Misconfigured(lacking)
 
     async def _write(self, work: Work) -> None:
         sent = self._outbox.take_sent()
@@ -290,6 +308,8 @@ class Intake:
         for row in batch.log:
             if row.kind == "transition":
                 metrics.TRANSITIONS.labels(machine=row.instance.split("/", 1)[0], to=row.state_to).inc()
+        for letter in batch.dead:
+            metrics.DEAD.labels(queue=letter.queue).inc()
         earliest = work.earliest_timer()
         if earliest is not None and (self._next_timer is None or earliest < self._next_timer):
             self._next_timer = earliest

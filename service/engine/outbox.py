@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from service import metrics
 from service.crash import crash_point
 from service.errors import Unavailable
 from service.ports import Clock, OutboxRow, OutMessage, Ownership, Publisher, Sent, Store
@@ -41,13 +42,9 @@ class Outbox:
         self._event = asyncio.Event()
 
     @property
-    def unsent(self) -> int:
-        """Rows known to be unsent."""
-        return len(self._rows)
-
-    @property
     def full(self) -> bool:
-        return len(self._rows) > BOUND
+        """More rows are unsent than the bound, or so many that not all of them are here."""
+        return self._more or len(self._rows) > BOUND
 
     def offer(self, ids: Sequence[int], messages: Sequence[OutMessage]) -> None:
         """What a commit just wrote; passed over when the table is to be read anyway."""
@@ -116,9 +113,11 @@ class Outbox:
     async def _publish(self) -> None:
         window = [self._rows[i] for i in range(min(WINDOW, len(self._rows)))]
         crash_point("outbox.before_publish")
-        verdicts = await self._publisher.publish([row.message for row in window])
+        with metrics.PUBLISH_SECONDS.time():
+            verdicts = await self._publisher.publish([row.message for row in window])
         crash_point("outbox.after_confirm")
         for row, verdict in zip(window, verdicts, strict=True):
+            metrics.PUBLISHED.labels(result=str(verdict)).inc()
             if verdict is not Sent.CONFIRMED and not await self._second_way(row):
                 break
             if self._rows and self._rows[0].id == row.id:

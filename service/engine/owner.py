@@ -14,7 +14,7 @@ from service.crash import crash_point
 from service.engine.definitions import Definitions
 from service.engine.intake import Intake
 from service.engine.outbox import Outbox
-from service.errors import LostLease, Unavailable
+from service.errors import LostLease, Transient, Unavailable
 from service.ports import Broker, Clock, Ownership, Store
 
 MARGIN = 0.2
@@ -52,6 +52,8 @@ class Owner:
     ) -> None:
         self.shard = shard
         self.owns = False
+        self.trouble: str | None = None
+        """Why this owner broke, for people, until it has held the shard for a while without breaking."""
         self._name = name
         self._store = store
         self._broker = broker
@@ -68,7 +70,7 @@ class Owner:
             asked = self._clock.monotonic()
             try:
                 ownership = await self._store.acquire(self.shard, self._name, self._lease)
-            except Unavailable as error:
+            except (Unavailable, Transient) as error:
                 failures += 1
                 if failures == 1:
                     log.warning("owner.waits", shard=self.shard, error=str(error))
@@ -87,21 +89,25 @@ class Owner:
         metrics.SHARDS_OWNED.inc()
         metrics.TAKEOVERS.inc()
         self.owns = True
+        broke = False
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._renew(ownership))
                 tasks.create_task(self._decide(ownership))
         except* LostLease as lost:
             log.warning("owner.lost", shard=self.shard, why="; ".join(map(str, leaves(lost))))
-        except* Exception:
-            # A fault of our own. Everything that matters is in the tables, so beginning anew is safe; the lease is
-            # given back, and another replica, perhaps without the fault, may be quicker.
+        except* Exception as faults:
+            # A fault of our own. Everything that matters is in the tables, so beginning anew is safe.
+            broke = True
+            self.trouble = f"shard {self.shard} breaks: {'; '.join(map(repr, leaves(faults)))}"
             log.exception("owner.broke", shard=self.shard, then=f"strives for the lease again in {AFTER_A_FAULT:g}s")
-            await self._clock.sleep(AFTER_A_FAULT)
         finally:
             self.owns = False
             metrics.SHARDS_OWNED.dec()
             await self._release(ownership)
+        if broke:
+            # The lease is given back first: another replica, perhaps without the fault, is quicker.
+            await self._clock.sleep(max(AFTER_A_FAULT, self._lease.total_seconds() / 5))
 
     async def _renew(self, ownership: Ownership) -> None:
         pause = self._lease.total_seconds() / 4
@@ -115,13 +121,14 @@ class Owner:
             try:
                 async with asyncio.timeout(left):
                     await self._store.renew(ownership, self._lease)
-            except (Unavailable, TimeoutError) as error:
+            except (Unavailable, Transient, TimeoutError) as error:
                 if not said:
                     log.warning("owner.cannot_renew", shard=self.shard, error=str(error), seconds_left=round(left, 1))
                 said = True
                 pause = min(0.2, left)
                 continue
             self._until = asked + self._lease.total_seconds() * (1 - MARGIN)
+            self.trouble = None
             said = False
             pause = self._lease.total_seconds() / 4
 
@@ -139,6 +146,6 @@ class Owner:
         try:
             async with asyncio.timeout(2.0):
                 await self._store.release(ownership)
-        except (Unavailable, LostLease, TimeoutError) as error:
+        except (Unavailable, Transient, LostLease, TimeoutError) as error:
             log.info("owner.not_released", shard=self.shard, error=str(error), then="the lease ends by itself")
         crash_point("owner.after_release")

@@ -19,8 +19,8 @@ def canonical(value: Mapping[str, Any]) -> str:
 
 
 def keepable(text: str) -> str:
-    """The text as any table takes it: NUL, which PostgreSQL refuses, is shown as U+FFFD."""
-    return text.replace("\0", "\ufffd")
+    """The text as any table takes it: NUL is shown as U+FFFD, what is no UTF-8 (lone surrogates) escaped."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()
 
 
 def chain(previous: str, record: str) -> str:

@@ -12,11 +12,13 @@ import structlog
 
 from machines.model import SETTLED, StepStatus
 from schemas.base import Json
+from schemas.envelope import Rejected, read
+from schemas.system import System
 from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
 from service.engine.records import canonical, keepable
-from service.errors import LostLease, Permanent, Poison, Retry, Unavailable, Unknown
+from service.errors import LostLease, Misconfigured, Permanent, Poison, Retry, Transient, Unavailable, Unknown
 from service.ports import (
     Action,
     Clock,
@@ -38,6 +40,9 @@ MARGIN = 0.2
 """The share of a claim's lease that is given up for safety: what the action needs to end when it is cancelled."""
 RENEW_AGAIN = 0.2
 """Seconds between two tries to renew a claim while the database is away."""
+
+LONGEST_ERROR = 4000
+"""Characters of an error that are kept: a report with more is no report."""
 
 INTERRUPTED = "interrupted"
 """The error of a claimed row whose earlier attempt nobody ended."""
@@ -91,7 +96,7 @@ class Runner:
                 try:
                     now = self._clock.now()
                     rows = await self._store.claim(self._name, self._places, now, self._lease, room)
-                except Unavailable as error:
+                except (Unavailable, Transient) as error:
                     failures += 1
                     if failures == 1:
                         log.warning("runner.waits", error=str(error))
@@ -107,7 +112,7 @@ class Runner:
     async def _rest(self) -> None:
         try:
             await self._store.wait_for_step(0.5)
-        except Unavailable:
+        except (Unavailable, Transient):
             await self._clock.sleep(0.5)
 
     async def _hold(self, row: StepRow, asked: float) -> None:
@@ -143,7 +148,7 @@ class Runner:
                 # A database that says nothing must not keep the action beyond its lease: another worker may follow.
                 async with asyncio.timeout(max(rest, 0.0)):
                     await self._store.renew_claim(row, self._lease)
-            except (Unavailable, TimeoutError) as error:
+            except (Unavailable, Transient, TimeoutError) as error:
                 if self._clock.monotonic() >= until:
                     raise LostLease(f"the claim of {row.key.name} could not be renewed in time") from error
                 pause = min(RENEW_AGAIN, max(until - self._clock.monotonic(), 0.0))
@@ -163,7 +168,7 @@ class Runner:
             await self._record(row, began, StepStatus.UNKNOWN, {}, str(error))
         except Permanent as error:
             await self._record(row, began, StepStatus.FAILED, {}, str(error))
-        except Unavailable as error:
+        except (Unavailable, Transient) as error:
             await self._again(row, began, str(error), None)
         except LostLease:
             raise
@@ -197,19 +202,31 @@ class Runner:
             why = f"{row.planned.name} did not end within {row.planned.timeout.total_seconds():g}s"
             if action.twice_is_safe:
                 raise Retry(why) from error
-            happened = await action.probe(context)
+            try:
+                async with asyncio.timeout(row.planned.timeout.total_seconds()):
+                    happened = await action.probe(context)
+            except TimeoutError as silence:
+                raise Unknown(f"{why}, and neither did the look whether it happened") from silence
             if happened is not None:
                 return happened
             raise Retry(why) from error
 
     async def _context(self, row: StepRow) -> StepContext:
         loaded = await self._patiently(lambda: self._store.context(row))
-        system = self._definitions().configuration(row.config_hash)
-        if system is None:
-            raise Permanent(f"configuration {row.config_hash} of {row.system} is not known to this worker")
+        system = await self._configuration(row)
         results = {step.key.name: step.result for step in loaded.steps if step.status in SETTLED}
         data = loaded.snapshot.data if loaded.snapshot is not None else {}
         return StepContext(row, system, data, results, self._world, self._clock)
+
+    async def _configuration(self, row: StepRow) -> System:
+        """The system's file as the step was planned with; one that this worker was not started with is looked up."""
+        definitions = self._definitions()
+        try:
+            if not definitions.knows(row.config_hash):
+                definitions.learn(await self._patiently(self._store.configurations_in_use))
+            return definitions.configuration(row.config_hash)
+        except (Misconfigured, KeyError) as error:
+            raise LostLease(f"configuration {row.config_hash} is left to a worker that can read it") from error
 
     # --- what became of it ---------------------------------------------------------------------------------------
 
@@ -234,19 +251,19 @@ class Runner:
         outcome = "retrying" if status is StepStatus.READY else str(status)
         seconds = self._clock.monotonic() - began
         # A component's last words may hold anything; what they say must not keep the step from ending.
-        error = keepable(error) if error is not None else None
+        error = keepable(error)[:LONGEST_ERROR] if error is not None else None
         metrics.STEPS.labels(action=row.planned.action, outcome=outcome).inc()
         metrics.STEP_SECONDS.labels(action=row.planned.action).observe(seconds)
         log.info(
             "step.ended", outcome=outcome, system=row.system, instance=row.key.instance, entry=row.key.entry,
             step=row.key.name, attempt=row.attempt, error=error,
         )  # fmt: skip
-        signal = self._signal(row, outcome, result=dict(result), error=error, seconds=round(seconds, 3))
         try:
+            signal = self._signal(row, outcome, result=dict(result), error=error, seconds=round(seconds, 3))
             await self._patiently(lambda: self._store.finish(row, status, result, error, ready_at, signal))
         except Poison as poison:
             # The effect stands; what the action returned cannot be stored. Without it nobody could rely on the effect.
-            why = f"what {row.planned.action} returned cannot be stored: {poison}"
+            why = keepable(f"what {row.planned.action} returned cannot be stored: {poison}")[:LONGEST_ERROR]
             signal = self._signal(row, "failed", result={}, error=why, seconds=round(seconds, 3))
             failed = StepStatus.FAILED
             await self._patiently(lambda: self._store.finish(row, failed, {}, why, None, signal))
@@ -264,11 +281,12 @@ class Runner:
         while True:
             try:
                 return await call()
-            except Unavailable:
+            except (Unavailable, Transient):
                 await self._clock.sleep(pause)
                 pause = min(2.0, pause * 2)
 
     def _signal(self, row: StepRow, outcome: str, **more: object) -> NewSignal:
+        """Raises Poison when the door would not take it in: the machine would never hear of the step's end."""
         key = row.key
         body = {
             "specversion": "1.0",
@@ -287,4 +305,10 @@ class Runner:
                 **more,
             },
         }
-        return NewSignal(row.system, canonical(body))
+        try:
+            text = canonical(body)
+        except TypeError as error:
+            raise Poison(f"it cannot be said in JSON: {error}") from error
+        if isinstance(refused := read(text.encode()), Rejected):
+            raise Poison("; ".join(refused.reasons))
+        return NewSignal(row.system, text)

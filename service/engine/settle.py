@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from machines.model import Event, Reason
+from machines.address import carried
+from machines.model import Event, InstanceId, Reason
 from schemas.envelope import Rejected
 from schemas.events import EVENTS
 from service.engine import notices
@@ -40,7 +41,7 @@ def settle(work: Work, arrived: Arrived, known: Mapping[EventKey, InboxRow], see
 
 
 def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
-    meant = addresses(event, work.definitions)
+    meant = tuple(i for i in addresses(event, work.definitions) if work.exists(i) or not _names(event, i))
     if not meant:
         reason = f"no instance of {event.system} is meant by this relight.{event.name}"
         bury(work, arrived, Rejected((reason,), event.system, event.source, event.id, f"relight.{event.name}"), 1)
@@ -61,6 +62,11 @@ def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
     if arrived.kept_in_inbox:
         work.settle_event(arrived.key, arrived.body_hash, {str(i): str(o) for i, o in outcomes.items()})
     return next((o for o in (Outcome.APPLIED, Outcome.REFUSED) if o in outcomes.values()), Outcome.ABSORBED)
+
+
+def _names(event: Event, instance: InstanceId) -> bool:
+    """Whether the event itself says the instance's id: an act or an answer is for one that is there, and makes none."""
+    return carried(instance.split("/", 1)[0], event) == instance
 
 
 def bury(work: Work, arrived: Arrived, why: Rejected, attempts: int) -> None:

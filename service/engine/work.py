@@ -12,6 +12,7 @@ from machines.model import ENDED, Event, InstanceId, Snapshot, StepFact, StepSta
 from schemas.system import System
 from service.engine.definitions import Definitions
 from service.engine.records import log_row
+from service.errors import Misconfigured
 from service.ports import (
     Batch,
     DeadLetter,
@@ -77,17 +78,22 @@ class Work:
 
     # --- instances -------------------------------------------------------------------------------------------------
 
+    def exists(self, instance: InstanceId) -> bool:
+        """Whether the instance is in the store, or began in this batch."""
+        return instance in self._live or self._loaded.get(instance, Loaded(None)).snapshot is not None
+
     def live(self, instance: InstanceId, system: str) -> Live:
         """The instance as of now in this batch; a new one stands in its machine's initial state with seq 0.
 
-        Raises KeyError when the instance stands on a machine version or configuration that is not here.
+        Raises Misconfigured when it stands on a machine version or configuration that this replica does not have: no
+        event is to blame for that, and another replica may have it.
         """
         if instance not in self._live:
             loaded = self._loaded.get(instance, Loaded(None))
             snapshot = loaded.snapshot or self._first(instance, system)
+            if (lacking := self.definitions.lacks(snapshot)) is not None:
+                raise Misconfigured((lacking,))
             configuration = self.definitions.configuration(snapshot.config_hash)
-            if configuration is None:
-                raise KeyError(f"{instance} stands on configuration {snapshot.config_hash}, which is not here")
             chart = self.definitions.chart(snapshot.machine, snapshot.machine_version)
             live = Live(snapshot, loaded.steps, chart=chart, system=configuration)
             if live.resting or snapshot.seq == 0:

@@ -139,6 +139,10 @@ class StepStore(Protocol):
         """The instance as it stands and the steps of the row's state entry: what an action may build on."""
         ...
 
+    async def configurations_in_use(self) -> Mapping[str, str]:
+        """As in `Store`: a worker may be given a step of a configuration that it was not started with."""
+        ...
+
     async def wait_for_step(self, timeout: float) -> None:
         """Returns when a step became ready, or after `timeout` seconds."""
         ...

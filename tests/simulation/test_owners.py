@@ -1,0 +1,151 @@
+"""Who owns a shard when owners break, lack something, or are stopped: another one gets its turn. In virtual time."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from machines.registry import MACHINES
+from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.store import MemoryStore
+from service.engine.definitions import Definitions
+from service.engine.owner import Owner
+from service.errors import Transient
+from service.ports import EventKey, NewSignal
+from tests.simulation import virtual
+from tests.simulation.story import SYSTEM
+from tests.simulation.virtual import VirtualClock
+
+LEASE = timedelta(seconds=10)
+CHANGED = SYSTEM.model_copy(update={"zone": "Europe/Berlin"})
+
+
+class Shard:
+    """One shard on memory servers and the replicas that strive for it."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.store, self.broker = MemoryStore(self.clock), MemoryBroker(self.clock)
+
+    def owner(self, name: str, definitions: Any) -> Owner:
+        return Owner(0, name, self.store, self.broker, definitions, self.clock, lease=LEASE, batch=20)
+
+    async def metric(self, identity: str, value: float) -> None:
+        body = {
+            "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.metric.observed",
+            "subject": "metrics", "data": {"metric": "memory", "value": value},
+        }  # fmt: skip
+        self.broker.put("metrics.metric.observed", json.dumps(body).encode())
+
+    def outcomes(self, identity: str) -> dict[str, str]:
+        found = self.store.tables.inbox.get(EventKey("probe", identity))
+        return dict(found[0].outcomes) if found else {}
+
+
+def of(*systems: Any) -> Definitions:
+    return Definitions(MACHINES, {one.system: one for one in systems})
+
+
+async def serving(owner: Owner, seconds: float) -> None:
+    task = asyncio.create_task(owner.run())
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_an_owner_that_breaks_again_and_again_lets_a_sound_one_have_the_shard() -> None:
+    def broken() -> Definitions:
+        raise RuntimeError("a fault of this replica")
+
+    async def story() -> bool:
+        shard = Shard()
+        await shard.broker.declare(["metrics"], {"metrics": 0})
+        sound = shard.owner("sound", lambda: of(SYSTEM))
+        async with asyncio.TaskGroup() as tasks:
+            broken_one = shard.owner("broken", broken)
+            running = [tasks.create_task(broken_one.run())]
+            await asyncio.sleep(1.3)
+            running.append(tasks.create_task(sound.run()))
+            await asyncio.sleep(30)
+            well = sound.owns and sound.trouble is None and broken_one.trouble is not None
+            for task in running:
+                task.cancel()
+        return well
+
+    assert virtual.run(story())
+
+
+@pytest.mark.parametrize("call", ["acquire", "renew", "release"])
+def test_a_passing_refusal_of_the_database_ends_no_owner(call: str) -> None:
+    async def story() -> bool:
+        shard = Shard()
+        await shard.broker.declare(["metrics"], {"metrics": 0})
+        owner = shard.owner("one", lambda: of(SYSTEM))
+        shard.store.fail_next(call, Transient("its tables were altered"))
+        task = asyncio.create_task(owner.run())
+        await asyncio.sleep(6)
+        lives = owner.owns and not task.done()
+        task.cancel()
+        ended = await asyncio.gather(task, return_exceptions=True)
+        return lives and isinstance(ended[0], asyncio.CancelledError)
+
+    assert virtual.run(story())
+
+
+def test_what_a_replica_does_not_know_yet_is_left_to_another_and_no_event_pays_for_it() -> None:
+    async def story() -> Shard:
+        shard = Shard()
+        await shard.broker.declare(["metrics"], {"metrics": 0})
+        await shard.metric("one", 95.0)
+        await serving(shard.owner("new", lambda: of(CHANGED)), 5)
+        assert shard.outcomes("one") == {"alert/metrics/memory": "applied"}
+        await shard.metric("two", 10.0)
+        await serving(shard.owner("old", lambda: of(SYSTEM)), 20)
+        await serving(shard.owner("new", lambda: of(CHANGED)), 20)
+        return shard
+
+    shard = virtual.run(story())
+    assert not shard.store.tables.dead
+    assert shard.outcomes("two") == {"alert/metrics/memory": "applied"}
+
+
+def test_configuration_of_another_replica_is_looked_up() -> None:
+    async def story() -> Shard:
+        shard = Shard()
+        await shard.broker.declare(["metrics"], {"metrics": 0})
+        await shard.store.keep_configurations({CHANGED.config_hash(): CHANGED.canonical()})
+        await shard.metric("one", 95.0)
+        await serving(shard.owner("new", lambda: of(CHANGED)), 5)
+        await shard.metric("two", 10.0)
+        await serving(shard.owner("old", lambda: of(SYSTEM)), 5)
+        return shard
+
+    assert virtual.run(story()).outcomes("two") == {"alert/metrics/memory": "applied"}
+
+
+def test_an_act_or_answer_for_an_instance_that_never_was_makes_none() -> None:
+    act = {
+        "specversion": "1.0", "id": "act", "source": "probe", "type": "relight.operator.acted", "subject": "metrics",
+        "data": {"instance": "lifecycle/metrics/ghost", "act": "abort", "reason": "made up"},
+    }  # fmt: skip
+    answer = {
+        **act, "id": "answer", "type": "relight.participant.answered",
+        "data": {"component": "calculator", "commandid": "lifecycle/metrics/spook:1:pause", "token": 1,
+                 "outcome": "done"},
+    }  # fmt: skip
+
+    async def story() -> Shard:
+        shard = Shard()
+        await shard.broker.declare(["metrics"], {"metrics": 0})
+        await shard.store.signal([NewSignal("metrics", json.dumps(act), "ana", local=True)])
+        shard.broker.put("metrics.participant.answered", json.dumps(answer).encode(), user="metrics.calculator")
+        await serving(shard.owner("one", lambda: of(SYSTEM)), 5)
+        return shard
+
+    shard = virtual.run(story())
+    assert not shard.store.tables.instances
+    assert set(shard.outcomes("act").values()) == {"dead"}
+    assert set(shard.outcomes("answer").values()) == {"dead"}
+    assert "no instance" in shard.store.tables.dead[0].reasons[0]

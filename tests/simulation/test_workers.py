@@ -1,0 +1,137 @@
+"""What a worker makes of actions that return or do the unexpected, and of a database that refuses in passing."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from machines.model import InstanceId
+from machines.registry import MACHINES
+from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.store import MemoryStore
+from service.adapters.memory.world import MemoryWorld
+from service.engine.definitions import Definitions
+from service.engine.owner import Owner
+from service.engine.runner import Runner
+from service.errors import Permanent, Transient
+from service.ports import Done, NewSignal
+from tests.simulation import virtual
+from tests.simulation.story import SYSTEM
+from tests.simulation.virtual import SeededIds, VirtualClock
+
+LEASE = timedelta(seconds=8)
+LIFECYCLE = InstanceId("lifecycle/metrics")
+OBSERVING = 290
+"""Seconds; the deadline of the first look is ten later, and would end it anyway."""
+
+REGISTERED = {
+    "specversion": "1.0", "id": "registered", "source": "relight/serve", "type": "relight.system.registered",
+    "subject": "metrics", "data": {"config_hash": SYSTEM.config_hash()},
+}  # fmt: skip
+
+Doing = Callable[[], Awaitable[Any]]
+
+
+class Scripted:
+    """An action that does what a test says."""
+
+    name = "component.observe"
+
+    def __init__(self, perform: Doing, probe: Doing | None = None) -> None:
+        self.performing, self.probing, self.twice_is_safe = perform, probe, probe is None
+
+    def plan(self, *_: Any) -> str:
+        return ""
+
+    async def perform(self, _: Any) -> Any:
+        return await self.performing()
+
+    async def probe(self, _: Any) -> Any:
+        return await self.probing() if self.probing is not None else None
+
+
+async def told(action: Scripted, *faults: str, knows: Any = SYSTEM, seconds: float = OBSERVING) -> MemoryStore:
+    """One worker on the first look at a system; the store refuses each call named in `faults` once, in passing."""
+    clock = VirtualClock()
+    store, broker = MemoryStore(clock), MemoryBroker(clock)
+    definitions = Definitions(MACHINES, {"metrics": SYSTEM})
+    await broker.declare(["metrics"], {"metrics": 0})
+    await store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
+    await store.signal([NewSignal("metrics", json.dumps(REGISTERED), local=True)])
+    for call in faults:
+        store.fail_next(call, Transient("its tables were altered"))
+    owner = Owner(0, "owner", store, broker, lambda: definitions, clock, lease=LEASE, batch=20)
+    theirs = Definitions(MACHINES, {"metrics": knows})
+    runner = Runner(
+        store, {"component.observe": action}, MemoryWorld(clock).world(), lambda: theirs, clock, SeededIds(1),
+        name="worker", places=("local",), lease=LEASE,
+    )  # fmt: skip
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(owner.run()), tasks.create_task(runner.run())]
+        await asyncio.sleep(seconds)
+        for task in running:
+            assert not task.done()
+            task.cancel()
+    return store
+
+
+def observed(store: MemoryStore) -> set[str]:
+    """How the steps of the first look ended."""
+    return {str(row.status) for row in store.tables.steps.values() if row.state == "unobserved"}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [{"n": 2**70}, {"said": "a\0b"}, {"said": "\ud800"}, {"said": "x" * 300_000}, {"when": float("nan")}],
+    ids=["too large a number", "NUL", "half a letter", "too long", "no number"],
+)
+def test_result_that_nobody_could_be_told_fails_its_step_at_once(result: dict[str, Any]) -> None:
+    async def perform() -> Done:
+        return Done({"running": True, **result})
+
+    store = virtual.run(told(Scripted(perform)))
+    assert "failed" in observed(store)
+    assert store.tables.instances[LIFECYCLE].state == "degraded"
+    assert not store.tables.dead
+
+
+@pytest.mark.parametrize("words", ["\ud800 is no letter", "x" * 300_000])
+def test_words_of_an_error_never_keep_a_step_from_ending(words: str) -> None:
+    async def perform() -> Done:
+        raise Permanent(words)
+
+    store = virtual.run(told(Scripted(perform)))
+    assert "failed" in observed(store)
+    assert store.tables.instances[LIFECYCLE].state == "degraded"
+
+
+@pytest.mark.parametrize("call", ["claim", "context", "renew_claim", "finish"])
+def test_a_database_that_refuses_in_passing_costs_no_step(call: str) -> None:
+    async def perform() -> Done:
+        await asyncio.sleep(5)
+        return Done({"running": True})
+
+    store = virtual.run(told(Scripted(perform), call))
+    assert observed(store) == {"done"}
+    assert {row.attempt for row in store.tables.steps.values() if row.state == "unobserved"} == {1}
+
+
+def test_step_of_a_configuration_that_the_worker_was_not_started_with_is_performed_all_the_same() -> None:
+    async def perform() -> Done:
+        return Done({"running": True})
+
+    changed = SYSTEM.model_copy(update={"zone": "Europe/Berlin"})
+    store = virtual.run(told(Scripted(perform), knows=changed))
+    assert observed(store) == {"done"}
+
+
+def test_look_whether_it_happened_has_an_end_too() -> None:
+    async def never() -> Done:
+        await asyncio.sleep(3600)
+        return Done()
+
+    store = virtual.run(told(Scripted(never, never), seconds=200))
+    assert "unknown" in observed(store)
