@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from service import metrics
 from service.adapters.apprise import AppriseChannels
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
+from service.adapters.grounds import HostGrounds, HostSockets
 from service.adapters.http import HttpRequests
 from service.adapters.local_files import LocalFiles
 from service.adapters.mcp import McpServers
@@ -36,12 +38,16 @@ from service.engine.runner import Runner
 from service.errors import Misconfigured, Transient, Unavailable
 from service.ports import Clock, Commands, Ids, NewSignal, World
 from service.settings import Settings
+from service.steps.grounds import IDENTIFIER
 from service.steps.registry import ACTIONS
 from service.web.health import Health
 from service.web.server import Web
 
 UPKEEP = 6 * 3600.0
 """Seconds between two rounds of forgetting what is older than 30 days and preparing the log's coming months."""
+
+OWN_IDENTIFIER_WITHIN = timedelta(seconds=5)
+"""For asking the server of our own tables which one it is."""
 
 LOOK = 2.0
 """Seconds between two looks at the tables for health and the gauges."""
@@ -158,6 +164,8 @@ class _Service:
             secrets=References(),
             files=LocalFiles(),
             mcp=McpServers(),
+            sockets=HostSockets(),
+            grounds=HostGrounds(self._own_servers(), self._own_identifier),
             http=HttpRequests(),
             notifier=AppriseChannels(self._clock),
         )
@@ -172,6 +180,15 @@ class _Service:
             places=engine.places,
             lease=engine.lease,
         )
+
+    def _own_servers(self) -> Mapping[str, str]:
+        return {
+            "the PostgreSQL server of Relight's own tables": self._addresses.postgres_url,
+            "Relight's own RabbitMQ broker": self._addresses.amqp_url,
+        }
+
+    async def _own_identifier(self) -> str:
+        return str(await PostgresDatabases().value(self._addresses.postgres_url, IDENTIFIER, OWN_IDENTIFIER_WITHIN))
 
     async def _take_stock(self, store: PostgresStore) -> None:
         """What instances stand on must be here: configurations from the table, machine versions from the code."""
