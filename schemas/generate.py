@@ -1,4 +1,5 @@
-"""Writes the JSON Schemas of everything that crosses a border into `schemas/json/`, or checks that they are the newest.
+"""Writes the JSON Schemas of everything that crosses a border into `schemas/json/`, and the AsyncAPI document of what
+crosses the broker to `schemas/asyncapi.json`, or checks that they are the newest.
 
 `python -m schemas.generate` writes, `python -m schemas.generate --check` compares and exits 1. The models are the
 source; no word of a schema is written here.
@@ -11,12 +12,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from schemas import asyncapi
 from schemas.envelope import CloudEvent
 from schemas.events import EVENTS
 from schemas.notifications import NOTIFICATIONS
 from schemas.system import System
 
 FOLDER = Path(__file__).parent / "json"
+ASYNCAPI = Path(__file__).parent / "asyncapi.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -28,7 +31,7 @@ def documents() -> Mapping[str, str]:
     return {name: _text(name, model) for name, model in _models()}
 
 
-def differences(folder: Path = FOLDER) -> tuple[str, ...]:
+def differences(folder: Path = FOLDER, described: Path = ASYNCAPI) -> tuple[str, ...]:
     """What is not as the models say, one line a file: missing, changed, or of no model any more. Empty: all is well."""
     wanted = documents()
     found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.json")}
@@ -36,11 +39,13 @@ def differences(folder: Path = FOLDER) -> tuple[str, ...]:
         [f"{name} is missing" for name in wanted if name not in found]
         + [f"{name} differs from its model" for name in wanted if name in found and found[name] != wanted[name]]
         + [f"{name} belongs to no model" for name in sorted(found) if name not in wanted]
+        + [f"{described.name} differs from its models"] * (_read(described) != asyncapi.document())
     )
 
 
-def write(folder: Path = FOLDER) -> None:
-    """Makes the folder what the models say; files of models that are gone go too."""
+def write(folder: Path = FOLDER, described: Path = ASYNCAPI) -> None:
+    """Makes the folder and the AsyncAPI document what the models say; files of models that are gone go too."""
+    described.write_text(asyncapi.document())
     wanted = documents()
     for path in folder.rglob("*.json"):
         if str(path.relative_to(folder)) not in wanted:
@@ -49,6 +54,10 @@ def write(folder: Path = FOLDER) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text() if file.exists() else None
 
 
 def _models() -> Iterator[tuple[str, type[BaseModel]]]:
@@ -72,11 +81,11 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if not arguments:
         write()
-        print(f"{len(documents())} schemas written to {FOLDER}")
+        print(f"{len(documents())} schemas written to {FOLDER}, and {ASYNCAPI.name} beside it")
         return 0
     found = differences()
     for line in found:
-        print(f"schemas/json/{line}", file=sys.stderr)
+        print(f"schemas: {line}", file=sys.stderr)
     if found:
         print("run `python -m schemas.generate` and commit what it writes", file=sys.stderr)
     return 1 if found else 0

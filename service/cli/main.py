@@ -323,6 +323,19 @@ def verify(as_json: Json = False) -> None:
 
 
 @app.command()
+def schema(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="system, restart.requested, transition, asyncapi, …")
+    ] = None,
+) -> None:
+    """Print a JSON Schema of what Relight reads and says, or the AsyncAPI document of all; without a NAME list them."""
+    from service.cli.schema import schema as perform
+
+    _, screen = _start()
+    raise typer.Exit(perform(screen, name))
+
+
+@app.command()
 def diagram(
     machine: Annotated[str, typer.Argument(metavar="MACHINE", help="lifecycle, alert, …")],
 ) -> None:

@@ -57,18 +57,20 @@ def test_schema_takes_what_the_model_takes_and_refuses_what_it_refuses(name: str
 
 
 def test_changed_missing_and_left_over_files_are_named(tmp_path: Path) -> None:
-    write(tmp_path)
-    assert differences(tmp_path) == ()
-    (tmp_path / "envelope.json").unlink()
-    (tmp_path / "system.json").write_text("{}")
-    (tmp_path / "events" / "restart.forgotten.json").write_text("{}")
-    assert differences(tmp_path) == (
+    write(tmp_path / "json", tmp_path / "asyncapi.json")
+    assert differences(tmp_path / "json", tmp_path / "asyncapi.json") == ()
+    (tmp_path / "json" / "envelope.json").unlink()
+    (tmp_path / "json" / "system.json").write_text("{}")
+    (tmp_path / "json" / "events" / "restart.forgotten.json").write_text("{}")
+    (tmp_path / "asyncapi.json").write_text("{}")
+    assert differences(tmp_path / "json", tmp_path / "asyncapi.json") == (
         "envelope.json is missing",
         "system.json differs from its model",
         "events/restart.forgotten.json belongs to no model",
+        "asyncapi.json differs from its models",
     )
-    write(tmp_path)
-    assert differences(tmp_path) == ()
+    write(tmp_path / "json", tmp_path / "asyncapi.json")
+    assert differences(tmp_path / "json", tmp_path / "asyncapi.json") == ()
 
 
 def test_wrong_usage_exits_2_and_unchanged_schemas_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
