@@ -37,7 +37,7 @@ def publish(
     found = read(body, key)
     if isinstance(found, Rejected):
         raise RelightError("not published, for Relight would refuse it:\n  " + "\n  ".join(found.reasons))
-    address = url or _url_of(settings, user)
+    address = url or url_of(settings, user)
     send(address, key, body, event["id"])
     if as_json:
         screen.json({"published": True, "id": event["id"], "routing_key": key, "user": urlsplit(address).username})
@@ -77,7 +77,8 @@ def _data(text: str) -> dict[str, Any]:
     return data
 
 
-def _url_of(settings: Settings, user: str | None) -> str:
+def url_of(settings: Settings, user: str | None) -> str:
+    """The AMQP URL of a user of the private broker. Raises RelightError, naming those there are."""
     folder = settings.servers.home / "users"
     if user is None:
         names = ", ".join(sorted(file.stem for file in folder.glob("*.url"))) or "none"

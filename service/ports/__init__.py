@@ -10,6 +10,7 @@ from service.ports.rows import (
     MAX_ID,
     Batch,
     DeadLetter,
+    DeadRow,
     EventKey,
     InboxRow,
     InstanceView,
@@ -21,6 +22,8 @@ from service.ports.rows import (
     OutMessage,
     Ownership,
     Prepared,
+    Settled,
+    Settlement,
     Signal,
     SnapshotWrite,
     StepChange,
@@ -28,10 +31,11 @@ from service.ports.rows import (
     StepRow,
     TimerRow,
     Token,
+    UndeliveredRow,
     epoch_of,
     short_id,
 )
-from service.ports.store import Reader, StepStore, Store
+from service.ports.store import Leftovers, Reader, StepStore, Store
 from service.ports.time import Clock, Ids
 from service.ports.world import (
     Commands,
@@ -68,6 +72,7 @@ __all__ = [
     "Commands",
     "Databases",
     "DeadLetter",
+    "DeadRow",
     "Delivery",
     "Done",
     "Dumps",
@@ -81,6 +86,7 @@ __all__ = [
     "InboxRow",
     "InstanceView",
     "Lanes",
+    "Leftovers",
     "Loaded",
     "LogRow",
     "Mcp",
@@ -99,6 +105,8 @@ __all__ = [
     "Reader",
     "Secrets",
     "Sent",
+    "Settled",
+    "Settlement",
     "Severity",
     "Signal",
     "SnapshotWrite",
@@ -115,6 +123,7 @@ __all__ = [
     "TimerRow",
     "Token",
     "Told",
+    "UndeliveredRow",
     "Waiting",
     "World",
     "epoch_of",

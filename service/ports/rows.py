@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import NewType
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
@@ -199,6 +200,43 @@ class DeadLetter:
     user: str | None
     attempts: int
     at: datetime
+
+
+class Settled(StrEnum):
+    """What a person did about a dead letter or an undelivered notification."""
+
+    REPLAYED = "replayed"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What was done, by whom (`ana (local)`), why, and when."""
+
+    how: Settled
+    by: str
+    why: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A dead letter as stored; `settled` once a person has done something about it."""
+
+    id: int
+    letter: DeadLetter
+    settled: Settlement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UndeliveredRow:
+    """A notification that the status exchange refused; only the status log has it."""
+
+    id: int
+    message: OutMessage
+    why: str
+    at: datetime
+    settled: Settlement | None = None
 
 
 @dataclass(frozen=True, slots=True)

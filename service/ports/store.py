@@ -9,6 +9,7 @@ from schemas.base import Json
 from service.ports.rows import (
     Batch,
     DeadLetter,
+    DeadRow,
     EventKey,
     InstanceView,
     Loaded,
@@ -17,10 +18,12 @@ from service.ports.rows import (
     OutboxRow,
     Ownership,
     Prepared,
+    Settled,
     Signal,
     StepRow,
     TimerRow,
     Token,
+    UndeliveredRow,
 )
 
 
@@ -161,4 +164,30 @@ class Reader(Protocol):
 
     async def counts(self) -> Mapping[str, int]:
         """Rows waiting: signals, outbox, undelivered, dead, steps by status (`steps_ready`, …)."""
+        ...
+
+
+class Leftovers(Protocol):
+    """What could not be taken in or delivered, for people: looked at, replayed, dropped. Rows stay."""
+
+    async def dead(self, limit: int = 100, *, settled: bool = False, only: int | None = None) -> tuple[DeadRow, ...]:
+        """The newest dead letters, newest first; with `settled` also those somebody has settled; `only`: that id."""
+        ...
+
+    async def undelivered(
+        self, limit: int = 100, *, settled: bool = False, only: int | None = None
+    ) -> tuple[UndeliveredRow, ...]:
+        """The same of notifications that the status exchange refused."""
+        ...
+
+    async def settle_dead(self, row: int, how: Settled, by: str, why: str) -> bool:
+        """Notes what somebody did about it; False when it is not there or was settled before."""
+        ...
+
+    async def settle_undelivered(self, row: int, how: Settled, by: str, why: str) -> bool:
+        """The same of an undelivered notification."""
+        ...
+
+    async def outcomes(self, key: EventKey) -> Mapping[str, str] | None:
+        """What became of an event, by instance; None while it was not taken in."""
         ...

@@ -49,6 +49,7 @@ def test_every_variable_and_command_that_is_named_exists() -> None:
     commands = {
         command.name or (command.callback.__name__ if command.callback else "") for command in app.registered_commands
     }
+    commands |= {group.name or "" for group in app.registered_groups}
     named = set(re.findall(r"\./relight ([a-z]+)", README))
     assert named - commands - {"test"} == set()
     assert {"demo", "serve", "restart", "publish", "watch", "status", "history", "plan", "verify", "diagram"} <= named

@@ -21,7 +21,7 @@ from service.ports import EventKey, InstanceView, LogRow, StepKey, StepRow
 
 NOW = datetime.now(UTC)
 COMMANDS = (
-    "demo", "serve", "down", "migrate", "restart", "publish", "watch", "status", "act", "approve",
+    "demo", "serve", "down", "migrate", "restart", "publish", "watch", "status", "act", "approve", "dead",
     "history", "plan", "verify", "diagram",
 )  # fmt: skip
 
@@ -199,6 +199,7 @@ def test_in_a_checkout_the_advised_commands_are_those_of_the_launcher(
 
 def test_every_command_is_known_to_the_advice() -> None:
     names = {one.name or one.callback.__name__ for one in main.app.registered_commands if one.callback}
+    names |= {group.name or "" for group in main.app.registered_groups}
     assert names == set(words.COMMANDS) == set(COMMANDS)
 
 

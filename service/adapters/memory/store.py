@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from machines.model import InstanceId
 from service.adapters.memory.faults import door
+from service.adapters.memory.leftovers import LeftoversSide
 from service.adapters.memory.tables import Lease, Tables
 from service.adapters.memory.waking import Bell
 from service.adapters.memory.worker import ReaderSide, WorkerSide
@@ -30,8 +31,8 @@ KEPT = timedelta(days=30)
 """How long a known event id is recognised, as in the PostgreSQL store."""
 
 
-class MemoryStore(WorkerSide, ReaderSide):
-    """The Protocols `Store`, `StepStore` and `Reader`; leases are judged by `clock`. `tables` is open to checkers."""
+class MemoryStore(WorkerSide, ReaderSide, LeftoversSide):
+    """All four Protocols of `ports/store.py`; leases are judged by `clock`. `tables` is open to checkers."""
 
     def __init__(self, clock: Clock, *, shards: int = 1) -> None:
         super().__init__()
@@ -112,6 +113,7 @@ class MemoryStore(WorkerSide, ReaderSide):
         self.tables.hold(shard, token, self._clock.now())
         if self.tables.outbox.get(row, (None, None))[0] == shard:
             self.tables.undelivered[row] = (*self.tables.outbox.pop(row), why)
+            self.tables.undelivered_at[row] = self._clock.now()
 
     @door
     async def signal(self, signals: Sequence[NewSignal]) -> None:

@@ -17,6 +17,7 @@ from service.ports import (
     InboxRow,
     LogRow,
     OutMessage,
+    Settlement,
     Signal,
     StepChange,
     StepKey,
@@ -51,7 +52,9 @@ class Tables:
         self.signals: dict[int, tuple[int, Signal]] = {}
         self.outbox: dict[int, tuple[int, OutMessage]] = {}
         self.undelivered: dict[int, tuple[int, OutMessage, str]] = {}
+        self.undelivered_at: dict[int, datetime] = {}
         self.dead: list[DeadLetter] = []
+        self.settled: dict[tuple[str, int], Settlement] = {}
         self.attempts: dict[EventKey, int] = {}
         self.configurations: dict[str, str] = {}
         self.observations: dict[tuple[InstanceId, datetime], tuple[int, float]] = {}

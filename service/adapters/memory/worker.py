@@ -180,8 +180,8 @@ class ReaderSide(Doors):
         counts = {
             "signals": len(kept.signals),
             "outbox": len(kept.outbox),
-            "undelivered": len(kept.undelivered),
-            "dead": len(kept.dead),
+            "undelivered": len(kept.undelivered) - sum(kind == "undelivered" for kind, _ in kept.settled),
+            "dead": len(kept.dead) - sum(kind == "dead" for kind, _ in kept.settled),
             "timers": len(kept.timers),
         }
         for row in kept.steps.values():

@@ -27,4 +27,5 @@ def read(name: str) -> Mapping[str, str]:
 OWNER = read("owner")
 STEPS = read("steps")
 READER = read("reader")
+LEFTOVERS = read("leftovers")
 UPKEEP = read("upkeep")

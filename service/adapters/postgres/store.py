@@ -1,4 +1,4 @@
-"""Relight's own tables as one object: the Protocols `Store`, `StepStore`, `Reader`, connections and upkeep."""
+"""Relight's own tables as one object: all Protocols of `ports/store.py`, connections and upkeep."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +7,7 @@ from typing import Self
 
 from schemas.sharding import shard_of
 from service.adapters.postgres.connections import SETTINGS, TIMEOUT, Connections, wrong_address
+from service.adapters.postgres.leftovers import LeftoversSide
 from service.adapters.postgres.listening import Listening
 from service.adapters.postgres.migrating import check
 from service.adapters.postgres.owner import OwnerSide
@@ -25,7 +26,7 @@ MONTHS_AHEAD = 3
 """Partitions of the log that exist before their month begins, the current one included."""
 
 
-class PostgresStore(OwnerSide, WorkerSide, ReaderSide):
+class PostgresStore(OwnerSide, WorkerSide, ReaderSide, LeftoversSide):
     """PostgreSQL 15 to 18. Every call is one round trip; a server that is away is Unavailable until it is back."""
 
     def __init__(
@@ -87,7 +88,7 @@ class PostgresStore(OwnerSide, WorkerSide, ReaderSide):
             await check(connection)
 
     async def prune(self, now: datetime) -> int:
-        """Forgets events, attempts and observations older than 30 days, and prepares the log's coming months.
+        """Forgets events, attempts, observations and settled leftovers older than 30 days; prepares the log's months.
 
         Safe to call at any time from any replica; once a day is enough. Returns how many events were forgotten.
         """
@@ -97,6 +98,8 @@ class PostgresStore(OwnerSide, WorkerSide, ReaderSide):
             forgotten += len(rows)
         await self._views.fetch(UPKEEP["prune_attempts"], before)
         await self._views.fetch(UPKEEP["prune_observations"], before)
+        await self._views.fetch(UPKEEP["prune_dead"], before)
+        await self._views.fetch(UPKEEP["prune_undelivered"], before)
         await self._views.fetch(UPKEEP["make_log_partitions"], now, MONTHS_AHEAD)
         return forgotten
 

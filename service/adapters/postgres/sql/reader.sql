@@ -32,8 +32,8 @@ SELECT * FROM relight.dead_letters ORDER BY id DESC LIMIT $1;
 -- How many rows wait, by what they wait for.
 SELECT 'signals' AS what, count(*) AS rows FROM relight.signals
 UNION ALL SELECT 'outbox', count(*) FROM relight.outbox
-UNION ALL SELECT 'undelivered', count(*) FROM relight.undelivered
-UNION ALL SELECT 'dead', count(*) FROM relight.dead_letters
+UNION ALL SELECT 'undelivered', count(*) FROM relight.undelivered WHERE settled IS NULL
+UNION ALL SELECT 'dead', count(*) FROM relight.dead_letters WHERE settled IS NULL
 UNION ALL SELECT 'timers', count(*) FROM relight.timers
 UNION ALL SELECT 'steps_' || s.status, count(*) FROM relight.steps s
     WHERE s.status IN ('planned', 'ready', 'running', 'waiting', 'unknown') GROUP BY s.status;

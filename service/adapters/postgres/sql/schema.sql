@@ -160,7 +160,11 @@ CREATE TABLE relight.undelivered (
     message_id text NOT NULL,
     body text NOT NULL,
     reason text NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp()
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    settled text CHECK (settled IN ('replayed', 'dropped')),
+    settled_by text,
+    settled_why text,
+    settled_at timestamptz
 );
 
 CREATE TABLE relight.dead_letters (
@@ -174,7 +178,11 @@ CREATE TABLE relight.dead_letters (
     event_id text,
     "user" text,
     attempts int NOT NULL,
-    at timestamptz NOT NULL
+    at timestamptz NOT NULL,
+    settled text CHECK (settled IN ('replayed', 'dropped')),
+    settled_by text,
+    settled_why text,
+    settled_at timestamptz
 );
 
 CREATE TABLE relight.attempts (

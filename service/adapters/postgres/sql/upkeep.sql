@@ -14,6 +14,14 @@ DELETE FROM relight.attempts WHERE last_at < $1;
 -- Forgets minutes older than a moment.
 DELETE FROM relight.observations WHERE minute < $1;
 
+-- prune_dead --
+-- Forgets dead letters that a person settled before a moment.
+DELETE FROM relight.dead_letters WHERE settled_at < $1;
+
+-- prune_undelivered --
+-- Forgets undelivered notifications that a person settled before a moment.
+DELETE FROM relight.undelivered WHERE settled_at < $1;
+
 -- make_log_partitions --
 -- Creates the log's partitions of a month and of the coming ones; one at a time, and not beside a migration.
 WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(32199663644272756))

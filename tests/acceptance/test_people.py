@@ -1,0 +1,243 @@
+"""A person at a terminal against the real `serve`: what is stuck is cleared with the very commands that are printed."""
+
+import asyncio
+import contextlib
+import getpass
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+import pytest_asyncio
+
+from tests.faults.harness import SYSTEM, Stage
+from tests.servers import Databases, Vhosts, unique
+from tests.serving import ROOT
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+LIFECYCLE = f"lifecycle/{SYSTEM}"
+ME = f"{getpass.getuser()} (local)"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(databases: Databases, vhosts: Vhosts, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """One process for the whole file; every story leaves the system operational."""
+    name = unique("people")
+    postgres_url, amqp_url = await databases.create_database(name), await vhosts.add_vhost(name)
+    stage = Stage(tmp_path_factory.mktemp("people"), postgres_url, amqp_url, urlsplit(amqp_url).username or "guest")
+    stage.file.write_text(stage.file.read_text().replace("stop: 20s", "stop: 4s"))
+    try:
+        await stage.prepare()
+        await stage.start()
+        await stage.until("ready", stage.ready)
+        await stage.load.connect()
+        await stands(stage, "operational")
+        yield stage
+    finally:
+        await stage.load.close()
+        await stage.end()
+        await databases.drop_database(name)
+        await vhosts.delete_vhost(name)
+
+
+async def relight(stage: Stage, *words: str, status: int | None = 0) -> str:
+    """A command beside the serve; what it said, after its exit status was as expected."""
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "service.cli", *words],
+        cwd=ROOT, env=stage.environment(), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert status is None or done.returncode == status, f"{words}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+async def paste(stage: Stage, text: str, act: str, status: int = 0) -> str:
+    """Runs the one command of the text that does `act`, as it stands there."""
+    (line,) = (line.strip() for line in text.splitlines() if re.match(rf"\s+relight act \S+ {act} ", line))
+    command = shlex.split(line.split("  ")[0])
+    assert command[0] == "relight"
+    return await relight(stage, *command[1:], status=status)
+
+
+async def stands(stage: Stage, *states: str, within: float = 40) -> None:
+    async def there() -> bool:
+        return await stage.value("SELECT state FROM relight.instances WHERE instance = $1", LIFECYCLE) in states
+
+    await stage.until(f"one of {states}", there, within)
+
+
+async def says(stage: Stage, words: str, within: float = 20) -> str:
+    """The text of `relight status`, once it has these words."""
+    text = ""
+
+    async def said() -> bool:
+        nonlocal text
+        text = await relight(stage, "status", SYSTEM)
+        return words in text
+
+    try:
+        await stage.until(words, said, within)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{text}") from None
+    return text
+
+
+def pid_of(stage: Stage, component: str) -> int:
+    """The process of a component, from Relight's own record of it."""
+    record = json.loads((stage.folder / "home" / "processes" / f"{SYSTEM}.{component}" / "state.json").read_text())
+    return int(record["pid"])
+
+
+# ---- act
+
+
+async def test_component_that_ignores_term_halts_and_the_printed_commands_bring_it_back(stage: Stage) -> None:
+    front = pid_of(stage, "front")
+    os.kill(front, signal.SIGSTOP)
+    await relight(stage, "restart", SYSTEM, "--reason", "with a deaf front")
+    await stands(stage, "halted", within=60)
+    text = await says(stage, f"{LIFECYCLE}: waits for a person")
+    assert "stop:front" in text
+    assert f"pid {front}" in text
+    os.kill(front, signal.SIGCONT)  # a person does what the error says: the process ends as it was told
+    await stage.until("the front ended", lambda: gone(front), 20)
+    said = await paste(stage, text, "retry")
+    assert said.startswith("done: started once more: WHY; lifecycle/shop is starting_up.initializing.")
+    # The worker, which was not reached by the stopping, runs on with what it holds: a person is told so, and ends it.
+    text = await says(stage, "end it and retry")
+    assert "start:worker: worker flushed" in text
+    worker = pid_of(stage, "worker")
+    os.kill(worker, signal.SIGTERM)
+    await stage.until("the worker ended", lambda: gone(worker), 20)
+    await paste(stage, text, "retry")
+    await stands(stage, "operational")
+    assert pid_of(stage, "worker") != worker
+    assert ME in await relight(stage, "history", LIFECYCLE)
+
+
+async def gone(pid: int) -> bool:
+    from service.adapters.processes.record import start_time
+
+    return start_time(pid) is None
+
+
+async def test_restart_that_waits_is_aborted_with_the_printed_command_and_a_wrong_act_says_why(stage: Stage) -> None:
+    worker = pid_of(stage, "worker")
+    refused = await relight(stage, "act", LIFECYCLE, "retry", "--reason", "why not", status=1)
+    assert "lifecycle/shop is operational; operator.retry moves nothing there" in refused
+    os.kill(pid_of(stage, "front"), signal.SIGSTOP)
+    try:
+        due = "2099-01-01T02:00:00+00:00"
+        await relight(stage, "restart", SYSTEM, "--due", due, "--reason", "some time")
+        text = await says(stage, "waits for its due time")
+        assert "if nobody acts: give the restart up and resume at" in text
+        early = await relight(stage, "act", LIFECYCLE, "hands-off", "--reason", "mine", status=1)
+        assert "refused: nothing of shop was stopped yet" in early
+        said = await paste(stage, text, "abort")
+        assert "lifecycle/shop is preparing_for_restart.resuming" in said
+    finally:
+        os.kill(pid_of(stage, "front"), signal.SIGCONT)
+    await stands(stage, "operational")
+    assert pid_of(stage, "worker") == worker
+
+
+# ---- dead
+
+
+def measurement(**changes: Any) -> bytes:
+    about = {
+        "specversion": "1.0", "id": str(uuid.uuid4()), "source": "test/people", "type": "relight.metric.observed",
+        "subject": SYSTEM, "data": {"metric": "m5", "value": 99.0}, **changes,
+    }  # fmt: skip
+    return json.dumps(about).encode()
+
+
+async def newest(stage: Stage, kind: str = "dead") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await relight(stage, "dead", "list", "--json"))[kind][0]
+    return found
+
+
+async def died(stage: Stage, body: bytes, key: str = f"{SYSTEM}.metric.observed") -> dict[str, Any]:
+    count = "SELECT count(*) FROM relight.dead_letters"
+    before = await stage.value(count)
+    await stage.load.raw(body, key)
+
+    async def there() -> bool:
+        return bool(await stage.value(count) > before)
+
+    await stage.until("a dead letter", there, 15)
+    return await newest(stage)
+
+
+async def test_dead_letter_that_may_live_is_replayed_once_under_the_persons_name(stage: Stage) -> None:
+    first = measurement(data={"metric": "m5", "value": 1.0})
+    await stage.load.raw(first, f"{SYSTEM}.metric.observed")
+    letter = await died(stage, measurement(id=json.loads(first)["id"]))  # a known id with another body
+    shown = await relight(stage, "dead", "show", letter["id"])
+    assert "known already, with another body" in shown
+    assert "it would be read today" in shown
+    said = await relight(stage, "dead", "replay", letter["id"], "--reason", "the publisher was mended")
+    assert "applied at alert/shop/m5" in said
+    assert ME in await relight(stage, "history", "alert/shop/m5")
+    again = await relight(stage, "dead", "replay", letter["id"], status=1)
+    assert f"was settled before: replayed by {ME}" in again
+    assert "the publisher was mended" in again
+    listed = json.loads(await relight(stage, "dead", "list", "--json"))["dead"]
+    assert letter["id"] not in [row["id"] for row in listed]
+
+
+async def test_dead_letter_that_would_die_again_is_not_replayed_and_says_why(stage: Stage) -> None:
+    letter = await died(stage, measurement(type="relight.weather.changed"), f"{SYSTEM}.weather.changed")
+    said = await relight(stage, "dead", "replay", letter["id"], status=1)
+    assert "it would be refused again: the type 'relight.weather.changed' is not known" in said
+    ours = await died(stage, measurement(type="relight.timer.fired", data={
+        "instance": LIFECYCLE, "entry": 1, "kind": "dwell"}), f"{SYSTEM}.timer.fired")  # fmt: skip
+    said = await relight(stage, "dead", "replay", ours["id"], status=1)
+    assert "relight.timer.fired is raised by Relight itself" in said
+    dropped = await relight(stage, "dead", "drop", letter["id"], ours["id"], "--reason", "a typing error")
+    assert "dropped 2" in dropped
+    kept = json.loads(await relight(stage, "dead", "list", "--all", "--json"))["dead"]
+    (row,) = (row for row in kept if row["id"] == letter["id"])
+    assert (row["settled"]["how"], row["settled"]["by"], row["settled"]["why"]) == ("dropped", ME, "a typing error")
+    assert "was settled before" in await relight(stage, "dead", "drop", letter["id"], "--reason", "x", status=1)
+    assert "there is no 'd999999'" in await relight(stage, "dead", "show", "d999999", status=1)
+
+
+async def test_undelivered_notification_is_delivered_once_somebody_has_made_room(stage: Stage) -> None:
+    connection = await aio_pika.connect(stage.amqp_url)
+    async with connection:
+        channel = await connection.channel()
+        full = await channel.declare_queue(
+            unique("full"), arguments={"x-max-length": 1, "x-overflow": "reject-publish"}, auto_delete=False
+        )
+        await full.bind("relight.status", f"{SYSTEM}.alert.#")
+        await channel.default_exchange.publish(aio_pika.Message(b"taken"), full.name)
+        await stage.load.raw(measurement(data={"metric": "m3", "value": 99.0}), f"{SYSTEM}.metric.observed")
+
+        async def stuck() -> bool:
+            return bool(await stage.value("SELECT count(*) FROM relight.undelivered"))
+
+        await stage.until("an undelivered notification", stuck, 20)
+        row = await newest(stage, "undelivered")
+        said = await relight(stage, "dead", "replay", row["id"], status=1)
+        assert "was refused again" in said
+        assert "make room or unbind it" in said
+        await full.purge()
+        said = await relight(stage, "dead", "replay", row["id"])
+        assert f"delivered {row['id']}: {row['routing_key']}" in said
+        message = await full.get(timeout=10)
+        assert message.body.decode() == row["body"]
+        assert message.message_id == row["message_id"]
+        await message.ack()
+        with contextlib.suppress(aio_pika.exceptions.AMQPError):
+            await full.delete(if_unused=False, if_empty=False)
+    assert await stage.value("SELECT count(*) FROM relight.undelivered WHERE settled IS NULL") == 0
