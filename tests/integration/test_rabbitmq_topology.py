@@ -213,3 +213,10 @@ async def test_limits_are_a_policy_over_the_management_api_or_a_command_to_print
     assert f"set_policy -p '{vhost}'" in limits_as_commands(vhost)
     with pytest.raises(Unavailable, match="By hand"):
         await set_limits(rabbit_server.management_url, "no-such-vhost")
+
+
+async def test_shard_without_a_system_has_its_queues_too_and_nobody_complains(broker: RabbitBroker, told: Told) -> None:
+    await broker.declare(["metrics"], {"metrics": 0})
+    async with broker.lanes(1) as lanes:
+        await lanes.wait(1.0)
+    assert told.names() == []

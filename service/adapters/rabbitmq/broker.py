@@ -46,6 +46,8 @@ class RabbitBroker:
         self._consuming = Link("consuming", url, clock=clock, heartbeat=heartbeat, say=on_event)
         self._publishing = Link("publishing", url, clock=clock, heartbeat=heartbeat, say=on_event)
         self._wanted: Topology | None = None
+        self._systems: tuple[Sequence[str], Mapping[str, int]] | None = None
+        self._owned: set[int] = set()
         self._declared_on: AbstractConnection | None = None
         self._declaring = asyncio.Lock()
         self._numbers = count(1)
@@ -82,11 +84,17 @@ class RabbitBroker:
 
         What is asked for here is declared again by itself after every reconnect.
         """
-        self._wanted = topology(systems, shards, self._stream_age)
+        self._systems = systems, shards
+        self._wanted = topology(systems, shards, self._stream_age, self._owned)
         await self._restore(await self._consuming.up(CONNECT_TIMEOUT), True)
 
     @contextlib.asynccontextmanager
     async def lanes(self, shard: int) -> AsyncIterator[RabbitLanes]:
+        if shard not in self._owned and self._systems is not None:
+            # A shard without a system has an owner too, and what was left in its queues has a consumer.
+            self._owned.add(shard)
+            self._wanted = topology(*self._systems, self._stream_age, self._owned)
+            self._declared_on = None
         lanes = RabbitLanes(
             shard,
             link=self._consuming,

@@ -1,6 +1,6 @@
 """What Relight has on the broker, as data: exchanges, queues, bindings. Nothing here talks to a broker."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.events import EVENTS, Lane
@@ -62,9 +62,11 @@ def consumed(lane: Lane, shard: int) -> tuple[str, ...]:
     return (own, UNROUTED) if lane is Lane.CONTROL and shard == UNROUTED_SHARD else (own,)
 
 
-def topology(systems: Sequence[str], shards: Mapping[str, int], stream_age: str = STREAM_AGE) -> Topology:
-    """Everything for these systems. A system without a shard belongs to shard 0."""
-    numbers = sorted({UNROUTED_SHARD, *shards.values()})
+def topology(
+    systems: Sequence[str], shards: Mapping[str, int], stream_age: str = STREAM_AGE, owned: Iterable[int] = ()
+) -> Topology:
+    """Everything for these systems. A system without a shard belongs to shard 0; `owned` shards need no system."""
+    numbers = sorted({UNROUTED_SHARD, *shards.values(), *owned})
     quorum: dict[str, Argument] = {
         "x-queue-type": "quorum",
         "x-single-active-consumer": True,
