@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from service.errors import Missing, Permanent, Retry
+from service.errors import Missing, Permanent, RelightError, Retry
 from service.ports import Stored
 
 LARGEST = 1 << 30
@@ -48,7 +48,14 @@ class FileStorage:
             file.write(chunk)
             digest.update(chunk)
 
-        file = await _within(url, lambda: _aside(path))
+        making = asyncio.ensure_future(_within(url, lambda: _aside(path)))
+        try:
+            file = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # The thread goes on all the same: what it makes must not stay.
+            with contextlib.suppress(RelightError):
+                _discard(await making)
+            raise
         try:
             async for chunk in chunks:
                 await _within(url, lambda chunk=chunk: put(chunk))  # type: ignore[misc]  # bound now, not later

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from service.errors import Missing, Permanent, Retry
+from service.errors import Missing, Permanent, RelightError, Retry
 from service.ports import Stored
 
 PART = 8 << 20
@@ -30,7 +30,7 @@ AWAY = frozenset(
     {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "503", "500"}
 )
 """Codes that time may mend."""
-GONE = frozenset({"NoSuchKey", "404", "NoSuchBucket"})
+GONE = frozenset({"NoSuchKey", "404"})
 
 T = TypeVar("T")
 
@@ -63,10 +63,18 @@ class S3Storage:
         `chunks` raises; then the parts are taken back."""
         bucket, key = _place(url)
         async with self._client(url) as s3:
-            begun = await _ask(
-                url, lambda: s3.create_multipart_upload(Bucket=bucket, Key=key, ChecksumAlgorithm="SHA256")
+            asked = {"Bucket": bucket, "Key": key}
+            making = asyncio.ensure_future(
+                _ask(url, lambda: s3.create_multipart_upload(**asked, ChecksumAlgorithm="SHA256"))
             )
-            upload = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
+            try:
+                begun = await asyncio.shield(making)
+            except asyncio.CancelledError:
+                # The server begins it all the same: it must not stay.
+                with contextlib.suppress(RelightError):
+                    await _take_back(s3, {**asked, "UploadId": (await making)["UploadId"]})
+                raise
+            upload = {**asked, "UploadId": begun["UploadId"]}
             try:
                 size, digest, parts = await _send(url, s3, upload, chunks)
                 await _ask(url, lambda: s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}))

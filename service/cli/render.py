@@ -16,7 +16,7 @@ from machines.registry import VERSIONS
 from schemas.envelope import CloudEvent
 from schemas.events import PREFIX
 from schemas.notifications import NOTIFICATIONS, RefusalData, StepData, TransitionData, WaitData
-from service.cli.words import by, clock, evidence, short, span, title, verb
+from service.cli.words import by, clock, evidence, reused, short, span, title, verb
 
 Notification = TransitionData | RefusalData | StepData | WaitData
 
@@ -196,11 +196,15 @@ class Story:
             group.since = said.at
             group.open.discard(target)
             self._waits.pop(said.step, None)
-        if isinstance(said.result.get("url"), str):
+        if isinstance(said.result.get("url"), str) and what != "backup":
             self._document = str(said.result["url"])
         match said.outcome:
             case "started" | "waiting":
                 group.open.add(target)
+            case "done" if what != "backup" and said.result.get("reused") is True:
+                pass  # the line of the backup has said so
+            case "done" if told := reused(said.result, self._zone):
+                group.parts[target] = _words(name, told, "✓")
             case "done":
                 again = f"after {said.attempt} attempts" if said.attempt > 1 else ""
                 group.parts[target] = _words(name, _mark(said), _seconds(said), evidence(said.result), again)
@@ -276,7 +280,7 @@ def one_line(said: Notification, zone: tzinfo) -> Line:
             what = said.event.type.removeprefix(PREFIX) if said.event is not None else "event"
             return Line(f"{start} refused {what} {who}: {short('; '.join(said.reasons))}", Tone.BAD)
         case StepData():
-            more = _words(_seconds(said), evidence(said.result), short(said.error or ""))
+            more = _words(_seconds(said), reused(said.result, zone), evidence(said.result), short(said.error or ""))
             tone = Tone.BAD if said.outcome in ("failed", "unknown") else Tone.QUIET
             return Line(_words(start, said.step, said.outcome, more), tone)
         case WaitData():

@@ -16,6 +16,7 @@ VERBS = {
     "baseline": "baseline",
     "seal": "snapshot",
     "verify_snapshot": "read back",
+    "verify_backup": "read back",
     "confirm_stopped": "confirm",
     "check": "verify",
 }
@@ -92,6 +93,14 @@ def by(user: str | None) -> str:
     return f"by {user}" if user.endswith(" (local)") else f"by {user} (verified)"
 
 
+def reused(result: Mapping[str, Json], zone: tzinfo) -> str:
+    """`reused 00:15, restored in test`: a backup that was not made anew, and when it was; nothing for any other."""
+    made_at = result.get("made_at")
+    if result.get("reused") is not True or not isinstance(made_at, str):
+        return ""
+    return f"reused {datetime.fromisoformat(made_at).astimezone(zone):%H:%M}, restored in test"
+
+
 def evidence(result: Mapping[str, Json]) -> str:
     """What a step's result shows in a few words: `digest 9f3c41ab…`, `(paused)`, `pid 4312`."""
     words = []
@@ -107,6 +116,8 @@ def evidence(result: Mapping[str, Json]) -> str:
                 words.append(short(value, 80))
             case ("paused", True):
                 words.append("(paused)")
+            case (("tables" | "rows"), int()):
+                words.append(f"{value} {key if value != 1 else key[:-1]}")
             case _:
                 pass
     return " ".join(dict.fromkeys(words))

@@ -164,6 +164,37 @@ def test_check_that_was_performed_and_did_not_pass_is_no_tick() -> None:
     assert line == Line("02:00:01   baseline     sql trading ✗ 17 minutes old", Tone.BAD)
 
 
+def test_reused_backup_says_of_when_it_is_and_needs_one_line_only() -> None:
+    result = {"reused": True, "made_at": at(-6300).isoformat(), "url": "file:///b/r0.dump", "sha256": "ab" * 32}
+    lines = told(
+        Story(UTC),
+        step(1, "backup:trading", result=result),
+        step(2, "verify_backup:trading", result={"reused": True, "verified": True}),
+        step(3, "restore_test:trading", result={"reused": True, "restored": True}),
+        moved(4, "shutting_down"),
+    )
+    assert lines[0] == "02:00:02   backup       trading reused 00:15, restored in test ✓"
+    assert not [line for line in lines[1:] if "read back" in line or "restore test" in line]
+
+
+def test_new_backup_says_what_was_dumped_read_back_and_restored() -> None:
+    made = {"reused": False, "tables": 3, "rows": 120, "url": "file:///b/r1.dump"}
+    lines = told(
+        Story(UTC),
+        step(1, "backup:trading", result=made, seconds=1.5),
+        step(2, "verify_backup:trading", result={"reused": False, "verified": True, "sha256": "ab" * 32}),
+        step(3, "restore_test:trading", result={"reused": False, "tables": 1, "rows": 1}, seconds=2.0),
+        moved(4, "preparing_for_restart.resuming", "aborted"),
+        moved(5, "operational", "resumed and verified"),
+    )
+    assert lines[:3] == [
+        "02:00:02   backup       trading ✓ 1.5s 3 tables 120 rows",
+        "02:00:03   read back    trading ✓ abababab…",
+        "02:00:04   restore test trading ✓ 2s 1 table 1 row",
+    ]
+    assert "r1.dump" not in lines[-1]  # the document of a restart is its snapshot or report, not its backup
+
+
 def test_unknown_outcome_says_that_nobody_knows() -> None:
     (line,) = told(Story(UTC), step(1, "stop:calculator", "unknown", error="Relight was killed while it stopped it"))
     assert line.endswith(

@@ -116,11 +116,19 @@ async def started(
     """The child, ended with its group when the block is left in whatever way. `reads`: it is fed; `writes`: its output
     is wanted. Raises Permanent when it cannot be run."""
     with tempfile.TemporaryFile() as errors:
+        # In a thread, and not by the loop: uvloop cannot start a process as another user.
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(_popen, command, environment, reads, writes, errors, account)
+        )
         try:
-            # In a thread, and not by the loop: uvloop cannot start a process as another user.
-            process = await asyncio.to_thread(_popen, command, environment, reads, writes, errors, account)
+            process = await asyncio.shield(starting)
         except OSError as error:
             raise Permanent(f"the program {command[0]} cannot be run: {error.strerror}") from error
+        except asyncio.CancelledError:
+            # The thread starts it all the same: nobody else would end it.
+            with contextlib.suppress(OSError):
+                await _whatever_happens(Child(await starting, errors))
+            raise
         child = Child(process, errors)
         try:
             for pipe in (process.stdin, process.stdout):

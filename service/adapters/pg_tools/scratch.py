@@ -89,7 +89,13 @@ async def scratch_server(base: Path, tools: Tools, size: int) -> AsyncIterator[S
     account, base = _account(), base.resolve()
     await asyncio.to_thread(_sweep, base)
     _room(base, size)
-    folder = await asyncio.to_thread(_make, base, account)
+    making = asyncio.ensure_future(asyncio.to_thread(_make, base, account))
+    try:
+        folder = await asyncio.shield(making)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError, Permanent):
+            await _whatever_happens(await making)
+        raise
     try:
         password = await _initialise(folder, tools, account)
         home = {"HOME": str(folder / "server")}
