@@ -13,7 +13,7 @@ def mermaid(machine: Machine) -> str:
     All transitions between the same two states share one arrow, one line of its label each.
     """
     lines = ["stateDiagram-v2", "    direction TB"]
-    for status, states in _by_status(machine).items():
+    for status, states in by_status(machine).items():
         composite = any("." in state.name for state in states)
         indent = "        " if composite else "    "
         if composite:
@@ -30,14 +30,16 @@ def mermaid(machine: Machine) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by_status(machine: Machine) -> dict[str, list[State]]:
+def by_status(machine: Machine) -> dict[str, list[State]]:
+    """The states in the order of the table, those of one status (the first word of their names) together."""
     groups: dict[str, list[State]] = {}
     for state in machine.states:
         groups.setdefault(state.name.split(".")[0], []).append(state)
     return groups
 
 
-def _arrows(machine: Machine) -> Iterator[str]:
+def labels(machine: Machine) -> dict[tuple[str, str], list[str]]:
+    """What leads from one state to another: by (source, target) the words for each transition, guards in brackets."""
     arrows: dict[tuple[str, str], list[str]] = {}
     tried: set[tuple[str, str]] = set()
     for transition in machine.transitions:
@@ -46,8 +48,12 @@ def _arrows(machine: Machine) -> Iterator[str]:
             tried.add((source, transition.trigger))
             label = _label(transition) + (", otherwise" if other else "")
             arrows.setdefault((source, transition.target), []).append(label)
-    for (source, target), labels in arrows.items():
-        yield f"    {_id(source)} --> {_id(target)} : {'<br/>'.join(dict.fromkeys(labels))}"
+    return {way: list(dict.fromkeys(words)) for way, words in arrows.items()}
+
+
+def _arrows(machine: Machine) -> Iterator[str]:
+    for (source, target), words in labels(machine).items():
+        yield f"    {_id(source)} --> {_id(target)} : {'<br/>'.join(words)}"
 
 
 def _label(transition: Transition) -> str:

@@ -33,13 +33,14 @@ def verify(screen: Screen, as_json: bool) -> int:
     return 1 if violations else 0
 
 
-def diagram(screen: Screen, name: str) -> int:
-    """Mermaid text on standard output."""
+def diagram(screen: Screen, name: str, *, svg: bool = False) -> int:
+    """Mermaid text, or an SVG picture, on standard output."""
+    from machines import picture
     from machines.diagram import mermaid
     from machines.registry import MACHINES
 
     machine = MACHINES.get(name)
     if machine is None:
         raise RelightError(f"there is no machine called {name!r}; there are {', '.join(sorted(MACHINES))}")
-    screen.out.out(mermaid(machine), end="", highlight=False)
+    screen.out.out(picture.svg(machine) if svg else mermaid(machine), end="", highlight=False)
     return 0

@@ -338,12 +338,13 @@ def schema(
 @app.command()
 def diagram(
     machine: Annotated[str, typer.Argument(metavar="MACHINE", help="lifecycle, alert, …")],
+    svg: Annotated[bool, typer.Option("--svg", help="As a picture: SVG on standard output.")] = False,
 ) -> None:
-    """Draw a machine from its table, as a Mermaid state diagram."""
+    """Draw a machine from its table, as a Mermaid state diagram or as SVG."""
     from service.cli.machines import diagram as perform
 
     _, screen = _start()
-    raise typer.Exit(perform(screen, machine))
+    raise typer.Exit(perform(screen, machine, svg=svg))
 
 
 dead = typer.Typer(
