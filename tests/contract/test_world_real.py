@@ -147,3 +147,16 @@ def test_empty_secret_is_missing(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(Permanent, match="is empty"):
         References({}).resolve("file:empty", str(tmp_path))
+
+
+async def test_session_that_our_role_may_not_look_into_is_a_session(postgres_url: str) -> None:
+    role = f"reader_{os.getpid()}"
+    connection = await asyncpg.connect(postgres_url, server_settings={"application_name": "shop.worker"})
+    try:
+        await connection.execute(f"create role {role} login password 'hush'")
+        mine = f"postgresql://{role}:hush@{postgres_url.split('@', 1)[1]}"
+        (line,) = await PostgresDatabases().sessions(mine, "shop.worker")
+        assert line.startswith(f"pid {connection.get_server_pid()}, ")
+    finally:
+        await connection.execute(f"drop role if exists {role}")
+        await connection.close()

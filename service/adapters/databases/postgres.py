@@ -24,10 +24,11 @@ select format('pid %s, %s, %s, %s: %s', pid, coalesce(usename, '-'), coalesce(st
               date_trunc('second', clock_timestamp() - backend_start),
               left(regexp_replace(query, '\\s+', ' ', 'g'), 80))
 from pg_stat_activity
-where application_name = $1 and pid <> pg_backend_pid() and backend_type = 'client backend'
+where application_name = $1 and pid <> pg_backend_pid() and coalesce(backend_type, '-') in ('client backend', '-')
 order by pid
 """
-"""One line a session of an application, in every database of the server: pid, user, state, age, query head."""
+"""One line a session of an application, in every database of the server: pid, user, state, age, query head. The type
+of a session that our role may not look into is null: it counts."""
 
 TRANSACTIONS = """
 select pid, coalesce(usename, '-') as role, application_name as application, coalesce(state, '-') as state,
@@ -35,7 +36,8 @@ select pid, coalesce(usename, '-') as role, application_name as application, coa
        left(regexp_replace(query, '\\s+', ' ', 'g'), 80) as query,
        backend_xid is not null as writes, state is null as hidden
 from pg_stat_activity
-where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+where datname = current_database() and pid <> pg_backend_pid()
+  and coalesce(backend_type, '-') in ('client backend', '-')
   and (xact_start is not null or state is null)
 union all
 select null, owner, '', 'prepared', extract(epoch from clock_timestamp() - prepared)::float8, left(gid, 80), true, false
