@@ -116,8 +116,9 @@ def evidence(result: Mapping[str, Json]) -> str:
                 words.append(short(value, 80))
             case ("paused", True):
                 words.append("(paused)")
-            case (("tables" | "rows"), int()):
-                words.append(f"{value} {key if value != 1 else key[:-1]}")
+            case ("tables", int()):
+                rows = result.get("rows")
+                words.append(f"{value} table{'' if value == 1 else 's'}, {rows} row{'' if rows == 1 else 's'}")
             case _:
                 pass
     return " ".join(dict.fromkeys(words))

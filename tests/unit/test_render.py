@@ -188,9 +188,9 @@ def test_new_backup_says_what_was_dumped_read_back_and_restored() -> None:
         moved(5, "operational", "resumed and verified"),
     )
     assert lines[:3] == [
-        "02:00:02   backup       trading ✓ 1.5s 3 tables 120 rows",
+        "02:00:02   backup       trading ✓ 1.5s 3 tables, 120 rows",
         "02:00:03   read back    trading ✓ abababab…",
-        "02:00:04   restore test trading ✓ 2s 1 table 1 row",
+        "02:00:04   restore test trading ✓ 2s 1 table, 1 row",
     ]
     assert "r1.dump" not in lines[-1]  # the document of a restart is its snapshot or report, not its backup
 
