@@ -49,6 +49,9 @@ UPKEEP = 6 * 3600.0
 OWN_IDENTIFIER_WITHIN = timedelta(seconds=5)
 """For asking the server of our own tables which one it is."""
 
+LONGEST_HEARTBEAT = 4
+"""Seconds between AMQP heartbeats, however long the lease: a dead connection is noticed after about two of them."""
+
 LOOK = 2.0
 """Seconds between two looks at the tables for health and the gauges."""
 
@@ -77,6 +80,11 @@ async def serve(
     Raises Misconfigured when an instance stands on something that is not here. Servers that are away are waited for.
     """
     await _Service(settings, systems, addresses, ready).run()
+
+
+def heartbeat(lease: timedelta) -> int:
+    """Seconds between AMQP heartbeats: two of them fit into a lease, so a silent owner is cut off before it ends."""
+    return max(1, min(LONGEST_HEARTBEAT, int(lease.total_seconds() / 2.5)))
 
 
 def _replica(home: Path) -> str:
@@ -125,7 +133,12 @@ class _Service:
             tasks.create_task(web.serve())
             store = await self._until_up("PostgreSQL", lambda: self._open(stack))
             broker = self._broker = await stack.enter_async_context(
-                RabbitBroker(self._addresses.amqp_url, clock=self._clock, prefetch=engine.prefetch)
+                RabbitBroker(
+                    self._addresses.amqp_url,
+                    clock=self._clock,
+                    prefetch=engine.prefetch,
+                    heartbeat=heartbeat(engine.lease),
+                )
             )
             tasks.create_task(self._look(store))
             tasks.create_task(self._keep_up(store))

@@ -144,7 +144,7 @@ class Logs(_Concern):
     """Default: auto, `text` on a terminal and `json` (one object a line) elsewhere."""
 
     log_level: Annotated[str, Field(pattern=r"^(debug|info|warning|error)$")] = "info"
-    """Default: info, every transition and outage; debug adds every batch."""
+    """Default: info, every outage, step, and transition that is not a mere measurement's; warning: outages only."""
 
 
 @dataclass(frozen=True, slots=True)

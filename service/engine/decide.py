@@ -93,7 +93,7 @@ def _move(work: Work, live: Live, event: Event, move: Move) -> None:
     before = live.snapshot
     machine = live.chart.machine
     config_hash = before.config_hash
-    if live.resting or before.seq == 0:
+    if live.resting or before.entry == 0:
         config_hash = work.definitions.current_hash(before.system)
     state = machine.state(move.target)
     data = merged(before.data, move.changes)

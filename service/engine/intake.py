@@ -21,7 +21,7 @@ from service.engine.reading import UNREADABLE, Arrived, addresses, from_delivery
 from service.engine.settle import bury_poison, settle
 from service.engine.work import Work
 from service.errors import Conflict, LostLease, Misconfigured, RelightError, Transient, Unavailable
-from service.ports import Clock, Delivery, EventKey, Lanes, Ownership, Prepared, Store, TimerRow, epoch_of
+from service.ports import Clock, Delivery, EventKey, Lanes, LogRow, Ownership, Prepared, Store, TimerRow, epoch_of
 
 ATTEMPTS = 3
 """How often an event is tried alone before it becomes a dead letter; only tries alone are counted."""
@@ -38,6 +38,9 @@ queue and arrive within milliseconds, and whoever answered in time must not be c
 
 FULL = 0.05
 """Seconds between looks at a full outbox; deliveries wait in their queues meanwhile."""
+
+MEASURED = "relight.metric.observed"
+"""Transitions on measurements come by the thousand: they stand in the log table and on the status topic only."""
 
 ALONE = 20
 """Redelivered events settled one by one before signals and timers have their turn: after a crash a cancel waits for
@@ -308,11 +311,19 @@ class Intake:
         for row in batch.log:
             if row.kind == "transition":
                 metrics.TRANSITIONS.labels(machine=row.instance.split("/", 1)[0], to=row.state_to).inc()
+                if row.event_type != MEASURED:
+                    self._log_transition(row)
         for letter in batch.dead:
             metrics.DEAD.labels(queue=letter.queue).inc()
         earliest = work.earliest_timer()
         if earliest is not None and (self._next_timer is None or earliest < self._next_timer):
             self._next_timer = earliest
+
+    def _log_transition(self, row: LogRow) -> None:
+        log.info(
+            "transition", instance=row.instance, seq=row.seq, state_from=row.state_from, state_to=row.state_to,
+            event_type=row.event_type, event_id=row.event.id, user=row.user,
+        )  # fmt: skip
 
     @property
     def _epoch(self) -> int:

@@ -100,7 +100,8 @@ def step(
         "at": at,
     }
     key = f"{snapshot.system}.{snapshot.machine}._step"
-    unique = f"{snapshot.epoch}:{snapshot.instance}:{entry}:{name}:{attempt}:{outcome}"
+    # A person's retry makes an attempt number come again; the moment it was settled does not.
+    unique = f"{snapshot.epoch}:{snapshot.instance}:{entry}:{name}:{attempt}:{outcome}:{at:%Y%m%dT%H%M%S.%f}"
     return _message(key, unique, "step", snapshot.system, data, at=at)
 
 
@@ -129,8 +130,9 @@ def wait(
         "at": at,
     }
     key = f"{snapshot.system}.{snapshot.machine}._wait"
-    moment = until.isoformat() if until is not None else "ever"
-    unique = f"{snapshot.epoch}:{snapshot.instance}:{snapshot.entry}:{step_name or '-'}:wait:{moment}"
+    end = until.isoformat() if until is not None else "ever"
+    entry = f"{snapshot.instance}:{snapshot.entry}:{step_name or '-'}"
+    unique = f"{snapshot.epoch}:{entry}:wait:{end}:{at:%Y%m%dT%H%M%S.%f}"
     return _message(key, unique, "wait", snapshot.system, data, at=at)
 
 

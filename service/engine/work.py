@@ -96,7 +96,7 @@ class Work:
             configuration = self.definitions.configuration(snapshot.config_hash)
             chart = self.definitions.chart(snapshot.machine, snapshot.machine_version)
             live = Live(snapshot, loaded.steps, chart=chart, system=configuration)
-            if live.resting or snapshot.seq == 0:
+            if live.resting or snapshot.entry == 0:
                 # At rest nothing binds the instance to what it left with: it decides with what is current.
                 live.system = self.definitions.systems[system]
                 live.chart = self.definitions.chart(

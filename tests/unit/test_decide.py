@@ -27,7 +27,7 @@ from service.engine.decide import Outcome, decide
 from service.engine.definitions import Definitions
 from service.engine.records import fold
 from service.engine.work import Live, Work
-from service.ports import SILENT, Prepared, StepKey, Token
+from service.ports import SILENT, Loaded, Prepared, StepKey, Token
 
 NOW = datetime(2026, 3, 1, 1, 45, tzinfo=UTC)
 LIFECYCLE = InstanceId("lifecycle/metrics")
@@ -405,3 +405,27 @@ def test_a_required_notice_that_was_delivered_late_moves_the_pause_and_its_state
     desk.fire("dwell")
     assert desk.state == "preparing_for_restart.preserving"
     assert fold(desk.work.batch(0, Token(1), ()).log) == desk.live.snapshot
+
+
+def test_what_is_said_of_a_step_again_after_a_persons_retry_has_an_id_of_its_own() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    for _ in range(2):
+        desk.report("pause:reporter", StepStatus.UNKNOWN, error="nobody saw it")
+        desk.later(1)
+        act = OperatorActed(instance=LIFECYCLE, act=Act.RETRY, step="pause:reporter", reason="try again")
+        assert desk.tell("operator.acted", act) is Outcome.APPLIED
+    ids = [message.message_id for message in desk.work.batch(0, Token(1), ()).outbox]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_refusal_before_the_first_look_does_not_bind_the_system_to_the_file_it_had_then() -> None:
+    desk = Desk()
+    assert desk.tell("restart.requested", RestartRequested(reason="too early")) is Outcome.REFUSED
+    newer = Definitions(MACHINES, {"metrics": metrics_system(zone="Europe/Berlin")})
+    newer.add_configuration(desk.live.snapshot.config_hash, desk.live.system)
+    work = Work(Prepared({}, {LIFECYCLE: Loaded(desk.live.snapshot)}), newer, epoch=1, now=NOW)
+    registered = SystemRegistered(config_hash=newer.current_hash("metrics"))
+    event = Event("r", "relight/serve", "system.registered", "metrics", registered, NOW)
+    assert decide(work, LIFECYCLE, event) is Outcome.APPLIED
+    assert work.live(LIFECYCLE, "metrics").snapshot.config_hash == newer.current_hash("metrics")
