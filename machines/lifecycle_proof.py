@@ -41,7 +41,7 @@ def note_failed_before(facts: Facts) -> Mapping[str, Json]:
     """By step: what it found after the restart, and in the baseline."""
     wrong = (step for step in checks_of(facts) if step.planned.action == "check.run" and not passed(step))
     found: dict[str, Json] = {
-        step.planned.name: {key: step.result.get(key) for key in ("title", "error", "before", "at")} for step in wrong
+        step.planned.name: {key: step.result.get(key) for key in ("title", "finding", "before", "at")} for step in wrong
     }
     return {"failed_before": found, "verified": None}
 

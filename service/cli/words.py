@@ -114,6 +114,8 @@ def evidence(result: Mapping[str, Json]) -> str:
                 words.append(f"pid {value}")
             case ("detail", str()) if value:
                 words.append(short(value, 80))
+            case ("finding", str()):
+                words.append(short(value))
             case ("paused", True):
                 words.append("(paused)")
             case ("tables", int()):

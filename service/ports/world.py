@@ -59,11 +59,15 @@ class OpenTransaction:
     writes: bool = False
     hidden: bool = False
 
+    @property
+    def brief(self) -> str:
+        """`pid 4312 report_ro 4m12s`: who it is, and how long it has been open."""
+        who = f"pid {self.pid}" if self.pid is not None else "prepared transaction of"
+        return f"{who} {self.role} {int(self.seconds) // 60}m{int(self.seconds) % 60:02d}s"
+
     def __str__(self) -> str:
-        who = f"pid {self.pid}" if self.pid is not None else "prepared transaction"
-        application = f" ({self.application})" if self.application else ""
-        age = f"{int(self.seconds) // 60}m{int(self.seconds) % 60:02d}s"
-        return f"{who} {self.role}{application}, open for {age}, {self.state}: {self.query}"
+        of = f"{self.application}, " if self.application else ""
+        return f"{self.brief} ({of}{self.state}): {self.query}"
 
 
 class Databases(Protocol):

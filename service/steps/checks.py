@@ -54,7 +54,7 @@ class RunCheck:
     async def perform(self, context: StepContext) -> Done | Waiting:
         """Result: `passed` true, `title`, `value`, `expected`, `seconds`, `at`. Raises Retry when it did not pass.
 
-        What failed before the restart already is done with `passed` false, `failed_before` true, `error` and `before`.
+        What failed before the restart already is done: `passed` false, `failed_before` true, `finding` and `before`.
         """
         check = check_of(context.row.planned, context.system)
         within = context.row.planned.timeout.total_seconds() * WHOLE

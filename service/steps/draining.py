@@ -12,6 +12,8 @@ from service.steps.naming import process_name
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks at pg_stat_activity: what is over is noticed at once, and one look costs milliseconds."""
+LEAST = 0.001
+"""Seconds that are worth another look; sums of fractions of seconds hardly ever meet."""
 AT_ONCE = timedelta(0)
 NAMED = 5
 """Transactions that a message names; of more it says the number."""
@@ -47,7 +49,7 @@ class Drain:
                 return Done({"database": database, "open": 0, "waited_for": waited_for, "seconds": seconds})
             seen |= {one.pid or one.query: str(one) for one in open_}
             left = lasts - (context.clock.monotonic() - began)
-            if left <= 0:
+            if left < LEAST:
                 raise self._in_the_way(context, database, open_)
             await context.clock.sleep(min(LOOK_AGAIN, left))
 
@@ -66,7 +68,7 @@ class Drain:
         if hidden:
             roles = ", ".join(sorted({one.role for one in hidden}))
             raise Permanent(
-                f"drain {database}: the role of databases.{database} may not see what {roles} does there, so nobody "
+                f"the role of databases.{database} may not see what {roles} does there, so nobody "
                 "can tell whether a transaction is open; grant it pg_read_all_stats"
             )
         return tuple(
@@ -77,18 +79,23 @@ class Drain:
 
     def _in_the_way(self, context: StepContext, database: str, open_: tuple[OpenTransaction, ...]) -> Retry | Permanent:
         row = context.row
-        named = "; ".join(str(one) for one in open_[:NAMED])
-        named += f"; and {len(open_) - NAMED} more" if len(open_) > NAMED else ""
+        more = f" and {len(open_) - NAMED} more" if len(open_) > NAMED else ""
+        brief, named = ("; ".join(form(one) for one in open_[:NAMED]) + more for form in (_brief, str))
         if row.attempt >= row.planned.attempts:
             pids = [one.pid for one in open_ if one.pid is not None]
             hint = f"select pg_terminate_backend({pids[0]})" if pids else "rollback prepared '…'"
             return Permanent(
-                f"drain {database}: not empty after {format_duration(row.planned.timeout)}: {named}. Nothing was "
-                f"ended: let it end, or end it yourself ({hint}), then ask for the restart again"
+                f"transactions are open in {database} after {format_duration(row.planned.timeout)}: {named}. Nothing "
+                f"was ended: let it end, or end it yourself ({hint}), then ask for the restart again"
             )
         share = sum(_share(number, row.planned.attempts) for number in range(row.attempt + 1, row.planned.attempts + 1))
         at = _local(context.clock.now() + row.planned.timeout * share, context.system)
-        return Retry(f"drain {database}: {named}; if nobody acts: abort and resume at {at}", AT_ONCE)
+        # The short form and the outlook first: a line on a terminal may be cut.
+        return Retry(f"{brief} blocks; if nobody acts: abort and resume at {at}; it is {named}", AT_ONCE)
+
+
+def _brief(one: OpenTransaction) -> str:
+    return one.brief
 
 
 def _share(attempt: int, attempts: int) -> float:

@@ -31,7 +31,7 @@ def failed_before(context: StepContext, number: Json, title: str, error: StepErr
         "passed": False,
         "failed_before": True,
         "title": title,
-        "error": f"failed before the restart already: {error}",
+        "finding": f"failed before the restart already: {error}",
         "before": said,
         "at": context.clock.now().isoformat(),
     }

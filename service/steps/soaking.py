@@ -10,6 +10,8 @@ from service.steps.checks import RunCheck, check_of
 
 LOOKS = 10
 """How often a check is looked at in a soak: a failure is found within a tenth of it."""
+LEAST = 0.001
+"""Seconds that are worth another look; sums of fractions of seconds hardly ever meet."""
 MOST_OFTEN = 1.0
 """Seconds between two looks at least: a check costs the system something."""
 
@@ -39,7 +41,7 @@ class Soak:
         lasts = context.system.restart.soak.total_seconds()
         pause = max(lasts / LOOKS, MOST_OFTEN)
         began, looks = context.clock.monotonic(), 0
-        while (left := lasts - (context.clock.monotonic() - began)) > 0:
+        while (left := lasts - (context.clock.monotonic() - began)) > LEAST:
             if not self._asks_by_message(context):
                 await self._look(context, looks, began)
                 looks += 1
