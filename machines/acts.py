@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from machines.model import Asks, InstanceId, Machine, State, StepStatus
+from machines.model import Asks, InstanceId, Machine, PlannedStep, State, StepStatus
 from schemas.components import OnSilence
 from schemas.events import Act
 
@@ -72,9 +72,14 @@ def needs_a_person(machine: Machine, state: State) -> bool:
     return state.resting and any(True for _ in _of_instance(machine, state.name))
 
 
-def when_silent(on_silence: OnSilence, state: State) -> str:
-    """What happens when a participant has not answered in time."""
-    match on_silence:
+def when_silent(planned: PlannedStep, attempt: int, state: State) -> str:
+    """What happens when a participant has not answered attempt number `attempt` in time."""
+    left = planned.attempts - attempt
+    if left > 0 and (planned.component is None or (planned.asks_again and planned.on_silence is OnSilence.ABORT)):
+        return f"asks again ({left} left)"
+    if planned.component is None:
+        return "counts as not passed"
+    match planned.on_silence:
         case OnSilence.PROCEED:
             return "proceeds without it"
         case OnSilence.KILL:

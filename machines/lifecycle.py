@@ -360,7 +360,7 @@ STATES = (
         steps=(
             Step(
                 "start", "component.start", Each.COMPONENT, limit="start", attempts=3, keep=True,
-                arguments=_started_paused,
+                arguments=_started_paused, asks_again=True,
             ),
         ),
     ),
@@ -382,7 +382,7 @@ STATES = (
             # Kept components that were absent were started paused like all others, so all are told.
             Step(
                 "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
-                keep=True,
+                keep=True, asks_again=True,
             ),
             Step("complete", "notice.tell", attempts=3, arguments=_up_again),
         ),

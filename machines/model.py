@@ -79,6 +79,8 @@ class Step:
     replaces it. `when` (of the system): planned only then. `arguments` (of the system) are what the action is told,
     planned into each of its `PlannedStep`s.
     `takes`: planned only for components that answer this command; `keep`: also for components that a restart keeps.
+    `asks_again`: a participant whose silence would end the step is asked again while attempts are left: what comes
+    after the point of no return is not given up at the first silence.
     `optional`: its failure is recorded and the state goes on.
     """
 
@@ -91,6 +93,7 @@ class Step:
     takes: Command | None = None
     keep: bool = False
     optional: bool = False
+    asks_again: bool = False
     arguments: Callable[[System], Mapping[str, Json]] | None = None
     when: Callable[[System], bool] | None = None
 
@@ -111,6 +114,7 @@ class PlannedStep:
     arguments: Mapping[str, Json] = field(default_factory=dict)
     optional: bool = False
     on_silence: OnSilence = OnSilence.ABORT
+    asks_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

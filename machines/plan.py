@@ -171,6 +171,7 @@ def _planned(
         component=component,
         arguments=arguments,
         optional=step.optional,
+        asks_again=step.asks_again,
         on_silence=OnSilence.ABORT if component is None else system.components[component].on_silence,
     )
 

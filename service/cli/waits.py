@@ -68,7 +68,7 @@ def _steps(view: InstanceView, state: State, now: datetime, zone: tzinfo) -> Ite
                 until = view.silent_at(name)
                 when = f" until {clock(until, zone)}" if until is not None else ""
                 whom = step.planned.component or "an answer"
-                then = when_silent(step.planned.on_silence, state)
+                then = when_silent(step.planned, step.attempt, state)
                 yield step, f"{name} waits for {whom}{when}; if it stays silent: {then}"
             case StepStatus.UNKNOWN:
                 why = short(step.error or "no reason was given")

@@ -201,7 +201,7 @@ def _step_reported(work: Work, live: Live, event: Event, report: StepReported) -
         return Outcome.ABSORBED
     state = live.chart.machine.state(live.snapshot.state)
     if outcome == "waiting" and row.status is StepStatus.WAITING:
-        then = when_silent(row.planned.on_silence, state)
+        then = when_silent(row.planned, row.attempt, state)
         whom = report.whom or "a participant"
         work.say(notices.wait(live.snapshot, report.step, whom, report.until, then, at, _commands(live, row)))
     if outcome == "unknown" and row.status is StepStatus.UNKNOWN:
@@ -256,6 +256,10 @@ def _silent(work: Work, live: Live, event: Event, row: StepRow) -> Outcome:
             return Outcome.ABSORBED
         case OnSilence.PROCEED:
             status = StepStatus.PROCEEDED
+        case OnSilence.ABORT if row.planned.asks_again and row.attempt < row.planned.attempts:
+            work.change(live, StepChange(row.key, StepStatus.READY, waiting, work.now, error=error))
+            _say_step(work, live, row, "retrying", error)
+            return Outcome.ABSORBED
         case OnSilence.ABORT:
             status = StepStatus.FAILED
     work.change(live, StepChange(row.key, status, waiting, error=error))

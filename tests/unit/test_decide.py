@@ -429,3 +429,20 @@ def test_a_refusal_before_the_first_look_does_not_bind_the_system_to_the_file_it
     event = Event("r", "relight/serve", "system.registered", "metrics", registered, NOW)
     assert decide(work, LIFECYCLE, event) is Outcome.APPLIED
     assert work.live(LIFECYCLE, "metrics").snapshot.config_hash == newer.current_hash("metrics")
+
+
+def test_after_the_point_of_no_return_a_silent_component_is_asked_again_before_a_person_is_called() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state(SEALED)
+    desk.finish_state()
+    assert desk.state == "starting_up.initializing"
+    for attempt in (1, 2):
+        row = desk.live.steps["start:calculator"]
+        desk.live.steps["start:calculator"] = replace(row, status=StepStatus.WAITING, attempt=attempt)
+        desk.fire("step:start:calculator")
+        assert desk.live.steps["start:calculator"].status is StepStatus.READY
+    row = desk.live.steps["start:calculator"]
+    desk.live.steps["start:calculator"] = replace(row, status=StepStatus.WAITING, attempt=3)
+    desk.fire("step:start:calculator")
+    assert desk.state == "halted"

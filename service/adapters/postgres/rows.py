@@ -96,6 +96,7 @@ def dump_planned(planned: PlannedStep) -> str:
             "arguments": dict(planned.arguments),
             "optional": planned.optional,
             "on_silence": planned.on_silence.value,
+            "asks_again": planned.asks_again,
         }
     )
 
@@ -111,6 +112,7 @@ def _planned(name: str, position: int, stored: dict[str, Any]) -> PlannedStep:
         arguments=stored["arguments"],
         optional=stored["optional"],
         on_silence=OnSilence(stored["on_silence"]),
+        asks_again=stored.get("asks_again", False),  # absent in rows of an earlier version
     )
 
 
