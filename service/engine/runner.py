@@ -1,55 +1,38 @@
-"""The runner: claims steps that are ready, has their actions performed under a lease, and reports as a signal.
+"""The runner: claims steps that are ready and holds each claim while its action is performed, and no longer.
 
 It decides nothing about the machine: a step's outcome goes through the same door as every event.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import structlog
 
-from machines.model import SETTLED, StepStatus
-from schemas.base import Json
-from schemas.envelope import Rejected, read
-from schemas.system import System
-from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
-from service.engine.records import canonical, keepable
-from service.errors import LostLease, Misconfigured, Permanent, Poison, Retry, Transient, Unavailable, Unknown
-from service.ports import (
-    Action,
-    Clock,
-    Done,
-    Ids,
-    NewSignal,
-    StepContext,
-    StepRow,
-    StepStore,
-    Waiting,
-    World,
-)
-
-FIRST_PAUSE = 0.5
-"""Seconds before the second attempt at a step; doubled for each further one, with jitter, up to LONGEST_PAUSE."""
-LONGEST_PAUSE = 60.0
+from service.engine.performing import Performer, patiently
+from service.errors import LostLease, RelightError, Transient, Unavailable
+from service.ports import Action, Clock, Ids, StepRow, StepStore, Token, World
 
 MARGIN = 0.2
 """The share of a claim's lease that is given up for safety: what the action needs to end when it is cancelled."""
 RENEW_AGAIN = 0.2
 """Seconds between two tries to renew a claim while the database is away."""
-
-LONGEST_ERROR = 4000
-"""Characters of an error that are kept: a report with more is no report."""
-
-INTERRUPTED = "interrupted"
-"""The error of a claimed row whose earlier attempt nobody ended."""
-
-T = TypeVar("T")
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at what is ready and what was taken away, when nobody wakes us."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A step at work here. `taken` is set when the machine wants it no more."""
+
+    row: StepRow
+    taken: asyncio.Event
 
 
 class Runner:
@@ -70,16 +53,13 @@ class Runner:
         width: int = 8,
     ) -> None:
         self._store = store
-        self._actions = actions
-        self._world = world
-        self._definitions = definitions
+        self._performer = Performer(store, actions, world, definitions, clock, ids)
         self._clock = clock
-        self._ids = ids
         self._name = name
         self._places = places
         self._lease = lease
         self._width = width
-        self._running = 0
+        self._claims: dict[Token | None, Claim] = {}
         self._freed = asyncio.Event()
 
     async def run(self) -> None:
@@ -87,15 +67,12 @@ class Runner:
         failures = 0
         async with asyncio.TaskGroup() as tasks:
             while True:
-                room = self._width - self._running
-                if room <= 0:
-                    self._freed.clear()
-                    await self._freed.wait()
-                    continue
+                self._freed.clear()
                 asked = self._clock.monotonic()
                 try:
-                    now = self._clock.now()
-                    rows = await self._store.claim(self._name, self._places, now, self._lease, room)
+                    rows = await self._claim()
+                    if not rows:
+                        await self._look()
                 except (Unavailable, Transient) as error:
                     failures += 1
                     if failures == 1:
@@ -104,36 +81,74 @@ class Runner:
                     continue
                 failures = 0
                 for row in rows:
-                    self._running += 1
-                    tasks.create_task(self._hold(row, asked))
+                    self._claims[row.token] = claim = Claim(row, asyncio.Event())
+                    tasks.create_task(self._hold(claim, asked))
                 if not rows:
                     await self._rest()
 
-    async def _rest(self) -> None:
-        try:
-            await self._store.wait_for_step(0.5)
-        except (Unavailable, Transient):
-            await self._clock.sleep(0.5)
+    async def _claim(self) -> Sequence[StepRow]:
+        room = self._width - len(self._claims)
+        if room <= 0:
+            return ()
+        return await self._store.claim(self._name, self._places, self._clock.now(), self._lease, room)
 
-    async def _hold(self, row: StepRow, asked: float) -> None:
+    async def _look(self) -> None:
+        """Ends what the machine wants no more: whatever follows it waits until it has ended."""
+        if self._claims:
+            for token in await self._store.taken([claim.row for claim in self._claims.values()]):
+                if token in self._claims:
+                    self._claims[token].taken.set()
+
+    async def _rest(self) -> None:
+        """Until somebody tells of steps, or a full worker has room again."""
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self._store.wait_for_step(LOOK_AGAIN))]
+        if len(self._claims) >= self._width:
+            waits.append(asyncio.create_task(self._freed.wait()))
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        except (Unavailable, Transient):
+            await self._clock.sleep(LOOK_AGAIN)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _hold(self, claim: Claim, asked: float) -> None:
         """Performs a step claimed at `asked` (monotonic) while its lease is renewed; a lost one ends the action."""
         crash_point("runner.after_claim")
-        work = asyncio.create_task(self._work(row))
-        renewal = asyncio.create_task(self._renew(row, asked))
+        row = claim.row
+        work = asyncio.create_task(self._performer.perform(row))
+        beside = [asyncio.create_task(self._renew(row, asked)), asyncio.create_task(claim.taken.wait())]
         try:
-            await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (renewal, work):
+            for task in (work, *beside):
                 task.cancel()
-            ended = await asyncio.gather(work, renewal, return_exceptions=True)
-            self._running -= 1
+            ended = await asyncio.gather(work, *beside, return_exceptions=True)
+            del self._claims[row.token]
             self._freed.set()
+        over = claim.taken.is_set()
         for error in ended:
             if isinstance(error, LostLease):
+                over = True
                 log.info("runner.claim_over", instance=row.key.instance, step=row.key.name, why=str(error))
             elif isinstance(error, Exception):
                 # The row stays claimed until its lease ends; then it is claimed again, and probed first.
                 log.error("runner.broke", instance=row.key.instance, step=row.key.name, exc_info=error)
+        if over:
+            await self._let_go(row)
+
+    async def _let_go(self, row: StepRow) -> None:
+        """The action has ended: what waited for that may begin. After a lease it would begin anyway."""
+        try:
+            async with asyncio.timeout(self._lease.total_seconds()):
+                await patiently(self._clock, lambda: self._store.let_go(row))
+        except (TimeoutError, RelightError) as error:
+            log.warning("runner.not_let_go", instance=row.key.instance, step=row.key.name, error=str(error))
+        else:
+            log.info("runner.let_go", instance=row.key.instance, step=row.key.name)
 
     async def _renew(self, row: StepRow, asked: float) -> None:
         """Until cancelled. Raises LostLease while the lease still lasts, so that the action ends before another's."""
@@ -155,160 +170,3 @@ class Runner:
                 continue
             until = asked + lease * (1 - MARGIN)
             pause = lease / 4
-
-    # --- one attempt -------------------------------------------------------------------------------------------------
-
-    async def _work(self, row: StepRow) -> None:
-        began = self._clock.monotonic()
-        try:
-            outcome = await self._attempt(row)
-        except Retry as error:
-            await self._again(row, began, str(error), error.after)
-        except Unknown as error:
-            await self._record(row, began, StepStatus.UNKNOWN, {}, str(error))
-        except Permanent as error:
-            await self._record(row, began, StepStatus.FAILED, {}, str(error))
-        except (Unavailable, Transient) as error:
-            await self._again(row, began, str(error), None)
-        except LostLease:
-            raise
-        except Exception as error:  # an action's own fault ends the step, never the worker
-            log.exception("runner.action_broke", instance=row.key.instance, step=row.key.name)
-            await self._record(row, began, StepStatus.FAILED, {}, f"{type(error).__name__}: {error}")
-        else:
-            crash_point("runner.after_effect")
-            if isinstance(outcome, Done):
-                await self._record(row, began, StepStatus.DONE, outcome.result, None)
-            else:
-                await self._wait(row, outcome)
-        crash_point("runner.after_record")
-
-    async def _attempt(self, row: StepRow) -> Done | Waiting:
-        action = self._actions.get(row.planned.action)
-        if action is None:
-            known = ", ".join(sorted(self._actions))
-            raise Permanent(f"no action is called {row.planned.action!r}; known: {known}")
-        context = await self._context(row)
-        try:
-            async with asyncio.timeout(row.planned.timeout.total_seconds()) as limit:
-                if row.error == INTERRUPTED and row.status is StepStatus.RUNNING and not action.twice_is_safe:
-                    happened = await action.probe(context)
-                    if happened is not None:
-                        return happened
-                return await action.perform(context)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            why = f"{row.planned.name} did not end within {row.planned.timeout.total_seconds():g}s"
-            if action.twice_is_safe:
-                raise Retry(why) from error
-            try:
-                async with asyncio.timeout(row.planned.timeout.total_seconds()):
-                    happened = await action.probe(context)
-            except TimeoutError as silence:
-                raise Unknown(f"{why}, and neither did the look whether it happened") from silence
-            if happened is not None:
-                return happened
-            raise Retry(why) from error
-
-    async def _context(self, row: StepRow) -> StepContext:
-        loaded = await self._patiently(lambda: self._store.context(row))
-        system = await self._configuration(row)
-        results = {step.key.name: step.result for step in loaded.steps if step.status in SETTLED}
-        data = loaded.snapshot.data if loaded.snapshot is not None else {}
-        return StepContext(row, system, data, results, self._world, self._clock)
-
-    async def _configuration(self, row: StepRow) -> System:
-        """The system's file as the step was planned with; one that this worker was not started with is looked up."""
-        definitions = self._definitions()
-        try:
-            if not definitions.knows(row.config_hash):
-                definitions.learn(await self._patiently(self._store.configurations_in_use))
-            return definitions.configuration(row.config_hash)
-        except (Misconfigured, KeyError) as error:
-            raise LostLease(f"configuration {row.config_hash} is left to a worker that can read it") from error
-
-    # --- what became of it ---------------------------------------------------------------------------------------
-
-    async def _again(self, row: StepRow, began: float, why: str, after: timedelta | None) -> None:
-        if row.attempt >= row.planned.attempts:
-            tried = f" (tried {row.attempt} times)" if row.attempt > 1 else ""
-            await self._record(row, began, StepStatus.FAILED, {}, f"{why}{tried}")
-            return
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (row.attempt - 1)) * (0.5 + self._ids.random())
-        ready_at = self._clock.now() + (after if after is not None else timedelta(seconds=pause))
-        await self._record(row, began, StepStatus.READY, {}, why, ready_at)
-
-    async def _record(
-        self,
-        row: StepRow,
-        began: float,
-        status: StepStatus,
-        result: Mapping[str, Json],
-        error: str | None,
-        ready_at: datetime | None = None,
-    ) -> None:
-        outcome = "retrying" if status is StepStatus.READY else str(status)
-        seconds = self._clock.monotonic() - began
-        # A component's last words may hold anything; what they say must not keep the step from ending.
-        error = keepable(error)[:LONGEST_ERROR] if error is not None else None
-        metrics.STEPS.labels(action=row.planned.action, outcome=outcome).inc()
-        metrics.STEP_SECONDS.labels(action=row.planned.action).observe(seconds)
-        log.info(
-            "step.ended", outcome=outcome, system=row.system, instance=row.key.instance, entry=row.key.entry,
-            step=row.key.name, attempt=row.attempt, error=error,
-        )  # fmt: skip
-        try:
-            signal = self._signal(row, outcome, result=dict(result), error=error, seconds=round(seconds, 3))
-            await self._patiently(lambda: self._store.finish(row, status, result, error, ready_at, signal))
-        except Poison as poison:
-            # The effect stands; what the action returned cannot be stored. Without it nobody could rely on the effect.
-            why = keepable(f"what {row.planned.action} returned cannot be stored: {poison}")[:LONGEST_ERROR]
-            signal = self._signal(row, "failed", result={}, error=why, seconds=round(seconds, 3))
-            failed = StepStatus.FAILED
-            await self._patiently(lambda: self._store.finish(row, failed, {}, why, None, signal))
-
-    async def _wait(self, row: StepRow, waiting: Waiting) -> None:
-        signal = self._signal(row, "waiting", whom=waiting.whom, until=waiting.until)
-        await self._patiently(lambda: self._store.wait(row, waiting.until, signal))
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The call's answer, however long the database is away: the effect happened, its record must not be lost.
-
-        The renewal beside it gives the claim up when the outage outlasts the lease.
-        """
-        pause = 0.05
-        while True:
-            try:
-                return await call()
-            except (Unavailable, Transient):
-                await self._clock.sleep(pause)
-                pause = min(2.0, pause * 2)
-
-    def _signal(self, row: StepRow, outcome: str, **more: object) -> NewSignal:
-        """Raises Poison when the door would not take it in: the machine would never hear of the step's end."""
-        key = row.key
-        body = {
-            "specversion": "1.0",
-            "id": f"{key.command_id}:{row.attempt}:{outcome}:{row.token}",  # at most 220 and some 40 characters
-            "source": "relight/runner",
-            "type": "relight.step.reported",
-            "subject": row.system,
-            "time": self._clock.now(),
-            "data": {
-                "instance": key.instance,
-                "entry": key.entry,
-                "state": row.state,
-                "step": key.name,
-                "attempt": row.attempt,
-                "outcome": outcome,
-                **more,
-            },
-        }
-        try:
-            text = canonical(body)
-        except TypeError as error:
-            raise Poison(f"it cannot be said in JSON: {error}") from error
-        if isinstance(refused := read(text.encode()), Rejected):
-            raise Poison("; ".join(refused.reasons))
-        return NewSignal(row.system, text)

@@ -109,10 +109,20 @@ class StepStore(Protocol):
         an interrupted one is the same attempt still: its probe decides, and a crash costs nothing of the budget.
         A row that comes back with `token` differing from the token it had while `running` was interrupted: its
         `status` is RUNNING and `error` is `interrupted`.
+        Nothing of an instance is handed out while a step of this or an earlier state entry that was cancelled or
+        waived is still at a worker: until that has let it go, or its lease has ended.
         """
         ...
 
     async def renew_claim(self, row: StepRow, lease: timedelta) -> None: ...
+
+    async def taken(self, claims: Sequence[StepRow]) -> frozenset[Token]:
+        """The tokens of those of these claims whose steps were cancelled or waived while they were performed."""
+        ...
+
+    async def let_go(self, row: StepRow) -> None:
+        """Says that the action of such a step has ended, and wakes who waited for that. Otherwise nothing happens."""
+        ...
 
     async def finish(
         self,
@@ -147,7 +157,7 @@ class StepStore(Protocol):
         ...
 
     async def wait_for_step(self, timeout: float) -> None:
-        """Returns when a step became ready, or after `timeout` seconds."""
+        """Returns when a step became ready, was taken from its worker or let go, or after `timeout` seconds."""
         ...
 
 

@@ -224,6 +224,8 @@ async def use_everything(store: PostgresStore, owner: Owner, seq: int) -> None:
     await store.unsent(0, 10)
     waiting, done = await store.claim("w", ["local", "m2"], NOW, LEASE, 10)
     await store.renew_claim(done, LEASE)
+    await store.taken([waiting, done])
+    await store.let_go(done)
     await store.context(done)
     await store.wait(waiting, NOW + MINUTE, says("waiting"))
     await store.finish(done, StepStatus.DONE, {}, None, None, says("done"))

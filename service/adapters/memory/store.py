@@ -92,8 +92,8 @@ class MemoryStore(WorkerSide, ReaderSide, LeftoversSide):
 
     @door
     async def commit(self, batch: Batch) -> tuple[int, ...]:
-        ids, readied = self.tables.commit(batch, self._clock.now())
-        if readied:
+        ids, woken = self.tables.commit(batch, self._clock.now())
+        if woken:
             self._bell.ring("steps")
         return ids
 

@@ -28,6 +28,9 @@ from service.ports import (
 
 Row = TypeVar("Row")
 
+TAKEN = frozenset({StepStatus.CANCELLED, StepStatus.WAIVED})
+"""What a running step becomes when it is taken from its worker; the claim stays on it until that has let it go."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -75,7 +78,7 @@ class Tables:
             raise LostLease(f"token {token} is not the lease of shard {shard} any more")
 
     def commit(self, batch: Batch, now: datetime) -> tuple[tuple[int, ...], bool]:
-        """Everything or nothing: all that can fail is looked at first. The outbox ids, and whether a step got ready."""
+        """Everything or nothing: all that can fail is looked at first. The outbox ids; whether workers must know."""
         self.hold(batch.shard, batch.token, now)
         self._check(batch)
         for row in batch.inbox:
@@ -84,12 +87,11 @@ class Tables:
             self.instances[write.snapshot.instance] = write.snapshot
         for entry in batch.log:
             self.log[entry.instance, entry.seq] = entry
-        for instance, number in batch.leave:
-            self._leave(instance, number)
+        taken = [self._leave(instance, number) for instance, number in batch.leave]
         self.steps.update({row.key: row for row in batch.steps_new})
-        readied = any(row.status is StepStatus.READY for row in batch.steps_new)
+        woken = any(taken) or any(row.status is StepStatus.READY for row in batch.steps_new)
         for change in batch.step_changes:
-            readied = self._change(change) or readied
+            woken = self._change(change) or woken
         for timer in batch.timers_fired:
             if self.timers.get((timer.instance, timer.kind)) == (batch.shard, timer):
                 del self.timers[timer.instance, timer.kind]
@@ -103,7 +105,7 @@ class Tables:
         _drop(self.outbox, batch.shard, batch.sent)
         ids = tuple(self.number("outbox") for _ in batch.outbox)
         self.outbox.update({number: (batch.shard, row) for number, row in zip(ids, batch.outbox, strict=True)})
-        return ids, readied
+        return ids, woken
 
     def _check(self, batch: Batch) -> None:
         keys = [row.key for row in batch.inbox]
@@ -125,13 +127,17 @@ class Tables:
         if any("\x00" in text for row in written for text in _texts(row)):
             raise Poison("a text of the batch has a NUL, which no column takes")
 
-    def _leave(self, instance: InstanceId, entry: int) -> None:
+    def _leave(self, instance: InstanceId, entry: int) -> bool:
+        """Whether a step was taken from a worker: the claim stays on it."""
+        taken = False
         for key, row in self.steps.items():
             if key.instance == instance and key.entry == entry and row.status not in ENDED:
-                self.steps[key] = replace(row, status=StepStatus.CANCELLED, worker=None, lease_until=None)
+                taken = taken or row.worker is not None
+                self.steps[key] = replace(row, status=StepStatus.CANCELLED)
         for name, (_, timer) in list(self.timers.items()):
             if timer.instance == instance and timer.entry == entry:
                 del self.timers[name]
+        return taken
 
     def _change(self, change: StepChange) -> bool:
         old = self.steps.get(change.key)
@@ -149,7 +155,8 @@ class Tables:
             ready_at = change.ready_at
         if answer is None and not (target is StepStatus.READY and old.status is not target):
             answer = old.answer
-        running = target is StepStatus.RUNNING
+        taken = old.status is StepStatus.RUNNING and target in TAKEN
+        claimed = taken or target is StepStatus.RUNNING
         self.steps[change.key] = replace(
             old,
             status=target,
@@ -157,12 +164,12 @@ class Tables:
             answer=answer,
             attempt=old.attempt if change.attempt is None else change.attempt,
             error=change.error or old.error,
-            worker=old.worker if running else None,
-            lease_until=old.lease_until if running else None,
+            worker=old.worker if claimed else None,
+            lease_until=old.lease_until if claimed else None,
         )
         if old.status is StepStatus.WAITING and target is not StepStatus.WAITING:
             self.drop_step_timer(change.key)
-        return target is StepStatus.READY
+        return taken or target is StepStatus.READY
 
     def drop_step_timer(self, key: StepKey) -> None:
         """A step that no longer waits needs no timer."""

@@ -8,7 +8,7 @@ from machines.model import ENDED, InstanceId, StepStatus
 from schemas.base import Json
 from schemas.sharding import shard_of
 from service.adapters.memory.faults import Doors, door
-from service.adapters.memory.tables import Tables, storable
+from service.adapters.memory.tables import TAKEN, Tables, storable
 from service.adapters.memory.waking import Bell
 from service.errors import LostLease
 from service.ports import (
@@ -21,6 +21,7 @@ from service.ports import (
     Signal,
     StepRow,
     TimerRow,
+    Token,
 )
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -58,8 +59,33 @@ class WorkerSide(Doors):
 
     def _is_free(self, row: StepRow, now: datetime) -> bool:
         if row.status is StepStatus.READY:
-            return row.ready_at is None or row.ready_at <= now
-        return row.status is StepStatus.RUNNING and row.lease_until is not None and row.lease_until <= self._clock.now()
+            ripe = row.ready_at is None or row.ready_at <= now
+        else:
+            over = row.lease_until is not None and row.lease_until <= self._clock.now()
+            ripe = row.status is StepStatus.RUNNING and over
+        return ripe and not self._is_held_back(row)
+
+    def _is_held_back(self, row: StepRow) -> bool:
+        """A worker is still at a step of the instance that was taken from it."""
+        now = self._clock.now()
+        return any(
+            one.key.instance == row.key.instance and one.key.entry <= row.key.entry
+            and one.status in TAKEN and one.lease_until is not None and one.lease_until > now
+            for one in self.tables.steps.values()
+        )  # fmt: skip
+
+    @door
+    async def taken(self, claims: Sequence[StepRow]) -> frozenset[Token]:
+        stored = (self.tables.steps.get(row.key, row) for row in claims)
+        tokens = {row.token for row in claims}
+        return frozenset(one.token for one in stored if one.token in tokens and one.status in TAKEN and one.token)
+
+    @door
+    async def let_go(self, row: StepRow) -> None:
+        stored = self.tables.steps.get(row.key)
+        if stored is not None and stored.token == row.token and stored.status in TAKEN and stored.worker is not None:
+            self.tables.steps[row.key] = replace(stored, worker=None, lease_until=None)
+            self._bell.ring("steps")
 
     @door
     async def renew_claim(self, row: StepRow, lease: timedelta) -> None:

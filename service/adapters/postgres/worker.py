@@ -13,7 +13,7 @@ from service.adapters.postgres.listening import Listening
 from service.adapters.postgres.owner import in_order
 from service.adapters.postgres.queries import STEPS
 from service.errors import LostLease
-from service.ports import Loaded, NewSignal, StepRow
+from service.ports import Loaded, NewSignal, StepRow, Token
 
 
 class WorkerSide:
@@ -36,6 +36,14 @@ class WorkerSide:
     async def renew_claim(self, row: StepRow, lease: timedelta) -> None:
         if await self._others.value(STEPS["renew_claim"], *_claim(row), lease) is None:
             raise _lost(row)
+
+    async def taken(self, claims: Sequence[StepRow]) -> frozenset[Token]:
+        columns = zip(*map(_claim, claims), strict=True) if claims else ([],) * 4
+        found = await self._others.fetch(STEPS["taken"], *map(list, columns))
+        return frozenset(Token(row["token"]) for row in found)
+
+    async def let_go(self, row: StepRow) -> None:
+        await self._others.fetch(STEPS["let_go"], *_claim(row))
 
     async def finish(
         self,

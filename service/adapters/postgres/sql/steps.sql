@@ -1,5 +1,6 @@
 -- claim --
 -- Steps that are ready, or running under a lease that ended; those that another worker claims right now are passed over.
+-- So are those of an instance that has a step which was cancelled or waived and whose worker is still at it.
 WITH free AS (
     SELECT s.instance, s.entry, s.name, s.status AS old_status, s.answer AS old_answer
     FROM relight.steps s
@@ -8,6 +9,12 @@ WITH free AS (
         AND (
             (s.status = 'ready' AND (s.ready_at IS NULL OR s.ready_at <= $3))
             OR (s.status = 'running' AND s.lease_until <= clock_timestamp())
+        )
+        AND NOT EXISTS (
+            SELECT FROM relight.steps held
+            WHERE held.instance = s.instance AND held.entry <= s.entry
+                AND held.status IN ('cancelled', 'waived') AND held.worker IS NOT NULL
+                AND held.lease_until > clock_timestamp()
         )
     ORDER BY s.ready_at NULLS FIRST, s.instance, s.position, s.name
     LIMIT $5
@@ -31,6 +38,22 @@ RETURNING s.*;
 UPDATE relight.steps SET lease_until = clock_timestamp() + $5::interval
 WHERE instance = $1 AND entry = $2 AND name = $3 AND token = $4 AND status = 'running'
 RETURNING token;
+
+-- taken --
+-- Of these claims the tokens of those whose steps were cancelled or waived meanwhile.
+SELECT s.token FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS c(instance, entry, name, token)
+JOIN relight.steps s ON s.instance = c.instance AND s.entry = c.entry AND s.name = c.name AND s.token = c.token
+WHERE s.status IN ('cancelled', 'waived');
+
+-- let_go --
+-- Ends the claim of a step that was cancelled or waived, and tells those who waited for that.
+WITH gone AS (
+    UPDATE relight.steps SET worker = NULL, lease_until = NULL
+    WHERE instance = $1 AND entry = $2 AND name = $3 AND token = $4
+        AND status IN ('cancelled', 'waived') AND worker IS NOT NULL
+    RETURNING token
+)
+SELECT pg_notify('relight_steps', '') FROM gone;
 
 -- finish --
 -- Records what became of a claim, together with the signal that says so; no row when the claim was lost.
