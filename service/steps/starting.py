@@ -6,11 +6,11 @@ from urllib.parse import quote
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.components import ByCommand, Command, Component, OnSilence, Participant
+from schemas.components import ByCommand, ByHttp, Command, Component, OnSilence, Participant
 from schemas.system import System
 from service.errors import Permanent, Retry, StepError
 from service.ports import Done, ProcessState, StepContext, Waiting
-from service.steps.asking import Answer, answer, ask, run, silent
+from service.steps.asking import Answer, answer, ask, post, run, silent
 from service.steps.ending import kill, named
 from service.steps.naming import environment, folder, hide, process_name, record, the_component
 from service.steps.snapshots import sealed
@@ -55,7 +55,7 @@ class Start:
         match component.participant:
             case "amqp":
                 return await self._ask(context, name, end)
-            case Participant(report=ByCommand() as way):
+            case Participant(report=ByCommand() | ByHttp() as way):
                 said = await self._hear(context, name, way, end)
                 return await self._conclude(context, name, said, adopted=before.running)
             case _:
@@ -102,12 +102,14 @@ class Start:
                 raise Retry(f"{name} runs, but did not come to the broker in time to report what it loaded")
             await context.clock.sleep(LOOK_AGAIN)
 
-    async def _hear(self, context: StepContext, name: str, way: ByCommand, end: float) -> Answer:
+    async def _hear(self, context: StepContext, name: str, way: ByCommand | ByHttp, end: float) -> Answer:
         while True:
             await self._alive(context, name)
-            left = end - context.clock.monotonic()
+            left = timedelta(seconds=max(end - context.clock.monotonic(), 1.0))
             try:
-                return await run(context, name, Command.REPORT, way, timedelta(seconds=max(left, 1.0)))
+                if isinstance(way, ByHttp):
+                    return await post(context, name, Command.REPORT, way, left, {})
+                return await run(context, name, Command.REPORT, way, left)
             except Retry:
                 if context.clock.monotonic() >= end:
                     raise

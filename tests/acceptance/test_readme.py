@@ -209,7 +209,7 @@ def test_readme_alone_leads_to_a_restart_from_ones_own_script_and_to_its_message
     until("operational", lambda: "   operational   " in newcomer.run(relight, "status", "metrics"), 90, said)
 
     watched = newcomer.begin(newcomer.script("watch.py", "queue.bind"), "watch.log")
-    restart = newcomer.script("restart.py", "restart.requested")
+    restart = newcomer.script("restart.py", "metrics.restart.requested")
     time.sleep(5)  # as a person takes to go to the next terminal; the subscription must stand by then
 
     published = newcomer.run(*restart).removeprefix("published ").strip()

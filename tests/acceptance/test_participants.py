@@ -1,0 +1,169 @@
+"""Every way of taking part, as docs/participants.md has it, in one real restart that the client asked for."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from relight_client import Event, Notification, Relight
+from schemas.components import Command
+from schemas.envelope import Read, read
+from schemas.notifications import CommandData
+from schemas.system import System
+from service.cli.serve import broker_users
+from service.embedded import RabbitServer
+from service.embedded.ports import free_port
+from service.embedded.users import provide_users
+from tests.acceptance.readme import blocks
+from tests.servers import reachable_directory
+from tests.serving import ROOT, Serving
+
+PAGE = (ROOT / "docs" / "participants.md").read_text("utf-8")
+WITHIN = 60.0
+
+CLIENT = """
+import asyncio, hashlib, os, pathlib
+from relight_client import Answer, Command, Relight
+
+calls = pathlib.Path("calls")
+state = os.environ.get("RELIGHT_STATE", "").removeprefix("file://")
+loaded = hashlib.sha256(pathlib.Path(state).read_bytes()).hexdigest() if state else None
+
+def hear(command: Command) -> Answer:
+    with calls.open("a") as file:
+        file.write(f"{command.command} {command.commandid}\\n")
+    return Answer("heard", digest=loaded)
+
+def flush(command: Command) -> Answer:
+    hear(command)
+    place = pathlib.Path("client-state").absolute()
+    place.write_text("held")
+    return Answer(where=place.as_uri(), digest=hashlib.sha256(b"held").hexdigest())
+
+handlers = {"pause": hear, "flush": flush, "report": hear, "resume": hear}
+asyncio.run(Relight(os.environ["RELIGHT_AMQP_URL"]).participate("desk", "by-client", handlers))
+"""
+
+
+def code(language: str, words: str) -> str:
+    """The one block of the page that holds these words."""
+    (found,) = (text for text in blocks(language, PAGE) if words in text)
+    return found
+
+
+def described(port: int) -> dict[str, Any]:
+    told = {name: {"http": f"POST :{port}/{name}", "within": "5s"} for name in ("pause", "flush", "report", "resume")}
+    secret = {"RELIGHT_AMQP_URL": "file:${RELIGHT_USERS}/desk.%s.url"}
+    return {
+        "system": "desk",
+        "allow": {"restart": ["ana"], "act": ["ana"]},
+        "storage": {"state": "file://./state"},
+        "restart": {"notice": {"lead": "0s"}, "answer_within": "10s"},
+        "components": {
+            "by-amqp": {
+                "process": ["python", "amqp.py"],
+                "participant": "amqp",
+                "env": {name: value % "by-amqp" for name, value in secret.items()},
+            },
+            "by-client": {
+                "process": ["python", "client.py"],
+                "participant": "amqp",
+                "env": {name: value % "by-client" for name, value in secret.items()},
+            },
+            "by-http": {"process": ["python", "http_.py"], "participant": told},
+            "by-signal": {
+                "process": ["bash", "worker.sh"],
+                "participant": {
+                    "pause": {"signal": "USR1"},
+                    "resume": {"signal": "USR2"},
+                    "flush": {"command": ["bash", "flush.sh"]},
+                },
+            },
+        },
+        "verify": [{"roundtrip": name, "within": "5s"} for name in ("by-amqp", "by-client", "by-http")],
+    }
+
+
+@pytest.fixture
+async def serving(postgres_url: str, amqp_url: str, rabbit_server: RabbitServer) -> AsyncIterator[Serving]:
+    """The programs of the page as components, and a real serve that looks after them."""
+    with reachable_directory() as folder:
+        port, users = free_port(), folder / "users"
+        file = described(port)
+        (folder / "amqp.py").write_text(code("python", "relight.commands"))
+        (folder / "http_.py").write_text(code("python", "ThreadingHTTPServer").replace("8080", str(port)))
+        (folder / "client.py").write_text(CLIENT)
+        (folder / "flush.sh").write_text(code("sh", "flush.sh"))
+        (folder / "worker.sh").write_text(code("sh", "A worker"))
+        (folder / "system.yaml").write_text(yaml.safe_dump(file, sort_keys=False))
+        serving = Serving(folder, postgres_url, amqp_url, "desk")
+        vhost = amqp_url.rsplit("/", 1)[1]
+        await provide_users(rabbit_server, broker_users([System.model_validate(file)]), users, vhost=vhost)
+        await serving.prepare()
+        await serving.start(RELIGHT_USERS=str(users))
+        try:
+            yield serving
+        finally:
+            await serving.stop()
+            await _down(serving, users)
+
+
+async def _down(serving: Serving, users: Path) -> None:
+    environment = serving.environment(RELIGHT_USERS=str(users))
+    command = (sys.executable, "-m", "service.cli", "down", "desk")
+    ending = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment)
+    assert await asyncio.wait_for(ending.wait(), WITHIN) == 0
+
+
+async def test_programs_of_the_page_take_part_in_a_real_restart(serving: Serving) -> None:
+    async def operational() -> bool:
+        return await serving.state() == "operational"
+
+    await serving.until("operational", operational, WITHIN)
+    url = (serving.folder / "users" / "ana.url").read_text().strip()
+    heard: list[Notification] = []
+    async with Relight(url) as relight, relight.subscribe("desk.lifecycle.#") as said, asyncio.timeout(WITHIN):
+        event = Event("restart.requested", "desk", {"reason": "the page says so"})
+        await relight.publish(event)
+        async for notification in said:
+            heard.append(notification)
+            if notification.type == "transition" and notification.data["to"] in ("operational", "degraded", "halted"):
+                break
+    moves = [n for n in heard if n.type == "transition"]
+    assert moves[-1].data["to"] == "operational", "\n".join(
+        f"{n.data.get('step')}: {n.data['error']}" for n in heard if n.data.get("error")
+    )
+    assert moves[0].data["event"]["id"] == event.id
+    assert moves[0].data["event"]["user"] == "ana"
+    seqs = [n.place[2] for n in heard if n.place is not None]
+    assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+    done = {n.data["step"]: n.data["result"] for n in heard if n.type == "step" and n.data["outcome"] == "done"}
+    ways = {"by-amqp": "amqp", "by-client": "amqp", "by-http": "http", "by-signal": "signal"}
+    for name, way in ways.items():
+        assert done[f"pause:{name}"]["by"] == way
+        assert done[f"resume:{name}"]["by"] == way
+        assert done[f"flush:{name}"]["read_back"] is True
+    assert done["flush:by-signal"]["by"] == "command"
+    calls = (serving.folder / "calls").read_text().split()
+    ids = [ident for word, ident in zip(calls[::2], calls[1::2], strict=True) if word != "report"]
+    assert len(ids) == len(set(ids)) >= 3
+
+
+def test_page_names_every_command_and_its_messages_fit_their_schemas() -> None:
+    assert re.findall(r"^\| `(\w+)` \| .*\|$", PAGE, re.MULTILINE)[:5] == [
+        "pause",
+        "flush",
+        "disconnect",
+        "report",
+        "resume",
+    ]
+    assert {command.value for command in Command} == {"pause", "flush", "disconnect", "report", "resume"}
+    command, answer = (json.loads(text) for text in blocks("json", PAGE))
+    assert CommandData.model_validate(command["data"]).commandid == answer["data"]["commandid"]
+    assert isinstance(read(json.dumps(answer).encode(), "metrics.participant.answered"), Read)
