@@ -251,6 +251,10 @@ def _calling(system: System) -> Mapping[str, Json]:
 CALL = Step("call", "notice.tell", attempts=8, optional=True, arguments=_calling)
 
 
+# The page of the run; that it could not be written holds up nobody, and `relight report` makes it anew.
+REPORT = Step("report", "report.write", attempts=3, optional=True)
+
+
 def _backup_before(system: System) -> bool:
     return system.restart.backup is not None and system.restart.backup.when == "before_pause"
 
@@ -338,6 +342,7 @@ STATES = (
             Step("check", "check.run", Each.CHECK, limit="verify", attempts=2, optional=True),
             # Who was told that it comes must hear that it does not.
             Step("tell", "notice.tell", optional=True, arguments=_given_up),
+            REPORT,
         ),
     ),
     State(
@@ -385,6 +390,7 @@ STATES = (
                 keep=True, asks_again=True,
             ),
             Step("complete", "notice.tell", attempts=3, arguments=_up_again),
+            REPORT,
         ),
     ),
     State(At.DEGRADED, resting=True, steps=(CALL,)),

@@ -116,7 +116,12 @@ def note_given_up(facts: Facts) -> Mapping[str, Json]:
     data = facts.snapshot.data
     if "restart" not in data:
         return _forget(facts)
-    about = {**record(data, "restart"), "failure": data.get("failure"), "ended_at": facts.now.isoformat()}
+    about = {
+        **record(data, "restart"),
+        "failure": data.get("failure"),
+        "ended_at": facts.now.isoformat(),
+        **_report(facts),
+    }
     return {**_forget(facts), "last_abort": {**about, "down_since": data.get("down_since")}}
 
 
@@ -140,7 +145,14 @@ def note_up(facts: Facts) -> Mapping[str, Json]:
     down = data.get("down_since")
     seconds = (facts.now - datetime.fromisoformat(down)).total_seconds() if isinstance(down, str) else None
     times: dict[str, Json] = {"down_since": down, "up_at": facts.now.isoformat(), "downtime_seconds": seconds}
-    return {**_forget(facts), "last_restart": {**about, **times}}
+    return {**_forget(facts), "last_restart": {**about, **times, **_report(facts)}}
+
+
+def _report(facts: Facts) -> dict[str, Json]:
+    """Where the page of this run was written, if it was."""
+    written = step_of(facts, "report")
+    url = text(written.result, "url") if written is not None else None
+    return {"report": url} if url else {}
 
 
 def note_up_by_waiver(facts: Facts) -> Mapping[str, Json]:

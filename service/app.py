@@ -181,6 +181,7 @@ class _Service:
             grounds=HostGrounds(self._own_servers(), self._own_identifier),
             http=HttpRequests(),
             notifier=AppriseChannels(self._clock),
+            chronicle=store,
         )
         return Runner(
             store,

@@ -297,6 +297,23 @@ def history(
 
 
 @app.command()
+def report(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="lifecycle/metrics")],
+    restart_id: Annotated[
+        str | None, typer.Option("--restart", metavar="ID", help="Which restart; default: the newest.")
+    ] = None,
+) -> None:
+    """The page of one restart, in Markdown: checklist, timeline, downtime, evidence, deliveries, waivers, issues.
+
+    At its end each restart writes the same page to the system's storage (`report` in `relight status --json`).
+    """
+    from service.cli.report import report as perform
+
+    settings, screen = _start()
+    raise typer.Exit(perform(settings, screen, instance, restart_id))
+
+
+@app.command()
 def plan(
     procedure: Annotated[Procedure, typer.Argument(metavar="PROCEDURE", help="What to plan: restart.")],
     system: Annotated[str | None, typer.Argument(metavar="[SYSTEM]", help="Name of the system.")] = None,

@@ -197,7 +197,7 @@ class Story:
             group.open.discard(target)
             self._waits.pop(said.step, None)
         if isinstance(said.result.get("url"), str) and what != "backup":
-            self._document = str(said.result["url"])
+            self._document = f"{'report ' if said.step == 'report' else ''}{said.result['url']}"
         match said.outcome:
             case "started" | "waiting":
                 group.open.add(target)

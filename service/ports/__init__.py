@@ -38,6 +38,7 @@ from service.ports.rows import (
 from service.ports.store import Leftovers, Reader, StepStore, Store
 from service.ports.time import Clock, Ids
 from service.ports.world import (
+    Chronicle,
     Commands,
     Databases,
     Dumps,
@@ -68,6 +69,7 @@ __all__ = [
     "Action",
     "Batch",
     "Broker",
+    "Chronicle",
     "Clock",
     "Commands",
     "Databases",

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeVar
 
+from machines.model import InstanceId
 from schemas.backup import Contents
 from schemas.base import Json
+from service.ports.rows import LogRow, StepRow
 
 T = TypeVar("T")
 
@@ -273,6 +275,14 @@ class Secrets(Protocol):
         ...
 
 
+class Chronicle(Protocol):
+    """What Relight itself wrote down about an instance, read only: for the report of a run."""
+
+    async def history(self, instance: InstanceId, after_seq: int = 0, limit: int = 1000) -> tuple[LogRow, ...]: ...
+
+    async def steps(self, instance: InstanceId, first_entry: int = 0) -> tuple[StepRow, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything that actions may touch, handed to them as one argument."""
@@ -290,3 +300,4 @@ class World:
     sockets: Sockets
     grounds: Grounds
     notifier: Notifier
+    chronicle: Chronicle

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -148,6 +149,29 @@ async def test_restart_that_waits_is_aborted_with_the_printed_command_and_a_wron
         os.kill(pid_of(stage, "front"), signal.SIGCONT)
     await stands(stage, "operational")
     assert pid_of(stage, "worker") == worker
+
+
+# ---- report
+
+
+async def test_report_is_a_page_in_storage_and_on_the_terminal(stage: Stage) -> None:
+    said = await relight(stage, "restart", SYSTEM, "--watch", "--reason", "for the report")
+    (url,) = re.findall(r"OPERATIONAL .* report (file://\S+)", said)
+    written = Path(url.removeprefix("file://")).read_text()
+    (view,) = (
+        one for one in json.loads(await relight(stage, "status", SYSTEM, "--json")) if "lifecycle" in one["machine"]
+    )
+    assert view["data"]["last_restart"]["report"] == url
+    printed = await relight(stage, "report", LIFECYCLE)
+    assert printed.startswith("# Restart of shop: done\n")
+    for text in (written, printed):
+        assert f"| Asked for by | {ME} at " in text
+        assert text.count("- [x] ") == 8  # the system has no database to back up
+        assert "✓ proven by stop:front, stop:worker, confirm_stopped, start:worker, start:front" in text
+    assert await relight(stage, "report", LIFECYCLE, "--restart", view["data"]["last_restart"]["id"]) == printed
+    assert "says nothing of the restart 'never'" in await relight(
+        stage, "report", LIFECYCLE, "--restart", "never", status=1
+    )
 
 
 # ---- dead

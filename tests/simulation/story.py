@@ -122,6 +122,7 @@ async def tell(seed: int, *, crashes: int = 6, restarts: int = 2, metrics: int =
     store = MemoryStore(clock)
     broker = MemoryBroker(clock)
     world = MemoryWorld(clock)
+    world.chronicle = store
     story = Story(seed, clock, store, broker, world)
     for component in SYSTEM.components:
         world.participant("metrics", component)

@@ -139,6 +139,7 @@ def test_cancelled_restart_of_a_system_that_does_not_check_out_is_degraded() -> 
     desk.end("check:0", StepStatus.FAILED, error="empty")
     desk.end("check:1")
     desk.end("tell")
+    desk.end("report")
     assert desk.state == At.DEGRADED
     assert desk.reason == "resumed, but not all checks passed: not verified: check:0"
 
@@ -155,6 +156,7 @@ def test_component_that_does_not_resume_leaves_the_system_degraded(way: str) -> 
         desk.end("check:0")
         desk.end("check:1")
         desk.end("tell")
+        desk.end("report")
         assert desk.reason == "a component did not resume: resume:calculator failed: gone"
     assert desk.state == At.DEGRADED
 

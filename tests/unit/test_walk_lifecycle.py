@@ -42,11 +42,11 @@ STEPS = {
         "seal",
         "verify_snapshot",
     ],
-    RESUMING: ["resume:calculator", "check:0", "check:1", "tell"],
+    RESUMING: ["resume:calculator", "check:0", "check:1", "tell", "report"],
     "shutting_down": ["stop:reporter", "stop:calculator", "confirm_stopped"],
     INITIALIZING: ["start:store", "start:calculator", "start:reporter"],
     VERIFYING: ["compare", "check:0", "check:1"],
-    RESTORING: ["resume:store", "resume:calculator", "complete"],
+    RESTORING: ["resume:store", "resume:calculator", "complete", "report"],
     "degraded": ["call"],
     "halted": ["call"],
 }
@@ -54,7 +54,8 @@ UNMOVED_BY_STEPS = (*RESTS, AWAITING)
 RECORDED_ONLY = {
     AWAITING: ("ask",),
     NOTIFYING: ("baseline",),
-    RESUMING: ("resume", "check", "tell"),
+    RESUMING: ("resume", "check", "tell", "report"),
+    RESTORING: ("report",),
     "degraded": ("call",),
     "halted": ("call",),
 }

@@ -16,9 +16,10 @@ from pydantic_core import from_json
 from schemas.base import Json
 from schemas.events import PREFIX
 from schemas.notifications import CommandData
+from service.adapters.memory.chronicle import MemoryChronicle
 from service.adapters.memory.storage import MemoryDumps, MemoryStorage
 from service.errors import Permanent, Retry, StepError
-from service.ports import Clock, FileState, HttpAnswer, OpenTransaction, ProcessState, Severity, Told, World
+from service.ports import Chronicle, Clock, FileState, HttpAnswer, OpenTransaction, ProcessState, Severity, Told, World
 
 LOOK = 0.05
 """Seconds between two looks at a process that is to end, on the given clock."""
@@ -387,6 +388,7 @@ class MemoryWorld:
         self.commands = MemoryCommands()
         self.programs = MemoryPrograms()
         self.secrets = MemorySecrets()
+        self.chronicle: Chronicle = MemoryChronicle()
         self.dumps = MemoryDumps()
         self.files = MemoryFiles()
         self.mcp = MemoryMcp()
@@ -419,6 +421,7 @@ class MemoryWorld:
             grounds=self.grounds,
             http=self.http,
             notifier=self.notifier,
+            chronicle=self.chronicle,
         )
 
     def _begins(self, name: str, environment: Mapping[str, str]) -> None:
