@@ -99,7 +99,8 @@ class Hand:
                 return "shutting_down" if proven else RESUMING
             case "preparing_for_restart.resuming":
                 checked = all(how == "well" for name, how in self.ended.items() if name.startswith("check"))
-                return "operational" if checked and "failed" not in self.ended.values() else "degraded"
+                resumed = all(how != "failed" for name, how in self.ended.items() if name.startswith("resume"))
+                return "operational" if checked and resumed else "degraded"
             case "shutting_down":
                 return INITIALIZING
             case "starting_up.initializing":
