@@ -209,7 +209,9 @@ class Explorer:
         facts = self._facts(here, trigger, data)
         try:
             verdict = self._chart.decide(trigger, facts)
-            again = self._chart.decide(trigger, facts) if isinstance(verdict, Move) else verdict
+            # Asked twice the first time a pair moves: a verdict that depends on anything but the facts shows there.
+            first = isinstance(verdict, Move) and (here.state, trigger, verdict.target) not in seen.taken
+            again = self._chart.decide(trigger, facts) if first else verdict
         except Exception as error:  # noqa: BLE001  # whatever a guard raises is a finding, named with its place
             seen.faults["guard_raised", f"{here.state} on {trigger}"] = f"{type(error).__name__}: {error}"
             return None

@@ -67,7 +67,7 @@ SYSTEMS = (
             "store": {"process": ["store"], "keep": True},
         },
         [_CHECK],
-        restart={"notice": {"delivery": "required"}, "soak": "10s"},
+        restart={"notice": {"delivery": "required"}},
         channels={"warning": ["env:MAIL"]},
     ),
     _system(
@@ -76,13 +76,14 @@ SYSTEMS = (
             "first": {"process": ["first"], "participant": "amqp"},
             "second": {"process": ["second"], "needs": ["first"], "participant": "amqp"},
         },
-        [_CHECK, _CHECK],
+        [_CHECK],
+        restart={"soak": "10s"},
     ),
     *(
         _system(
             f"{silence}ing",
             {"worker": {"process": ["worker"]}},
-            [_CHECK],
+            [_CHECK, _CHECK],
             allow={"approve": {"by": ["ana", "ben"], "on_silence": silence}},
             # It covers the moment that is explored, but not the pause that is announced for later.
             freeze=[{"when": "SUN 01:00-02:10", "blocks": ["restart"]}],
