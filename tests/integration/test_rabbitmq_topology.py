@@ -84,6 +84,8 @@ async def test_queues_and_exchanges_are_what_the_wire_contract_says(
         ("metrics.restart.cancelled", "relight.intake.control.0"),
         ("metrics.participant.answered", "relight.intake.control.0"),
         ("metrics.operator.acted", "relight.intake.control.0"),
+        ("metrics.approval.given", "relight.intake.control.0"),
+        ("metrics.approval.denied", "relight.intake.control.0"),
         ("metrics.metric.observed", "relight.intake.metrics.0"),
     }
 
@@ -220,3 +222,14 @@ async def test_shard_without_a_system_has_its_queues_too_and_nobody_complains(br
     async with broker.lanes(1) as lanes:
         await lanes.wait(1.0)
     assert told.names() == []
+
+
+async def test_queue_whose_node_is_not_up_yet_is_waited_for_and_no_fault_of_the_configuration(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(_: object, __: object) -> None:
+        raise aiormq.ChannelNotFoundEntity("NOT_FOUND - home node 'x' of durable queue is down or inaccessible")
+
+    monkeypatch.setattr("service.adapters.rabbitmq.topology._queue", down)
+    with pytest.raises(Unavailable, match="not up yet"):
+        await broker.declare(["metrics"], {"metrics": 0})

@@ -13,6 +13,9 @@ from service.adapters.rabbitmq.names import Binding, Exchange, Queue, Topology
 from service.errors import Misconfigured, Unavailable
 
 # `PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q' in vhost '/': received 'quorum' but current is …`
+_NOT_YET = ("down or inaccessible", "is starting", "coordinator", "timeout")
+"""What a broker says of a queue or stream that exists without a leader, as after a kill: it comes back by itself."""
+
 _DIFFERS = re.compile(r"inequivalent arg '(?P<what>[^']+)'.*?received (?P<ours>.*?) but current is (?P<theirs>.*)$")
 
 Declaring = Callable[[AbstractChannel], Awaitable[None]]
@@ -70,6 +73,8 @@ class _Declarations:
             await ask(declaring(self._channel))
         except aiormq.AMQPChannelError as refusal:
             self._channel = None
+            if any(words in str(refusal) for words in _NOT_YET):
+                raise Unavailable("RabbitMQ", f"the {kind} {name!r} is not up yet: {refusal}") from refusal
             self._problems.append(self._explain(kind, name, refusal))
 
     def stop_on_problems(self) -> None:
