@@ -55,6 +55,17 @@ class AppriseChannels:
         return Told(self._clock.now()) if error is None else Told(None, error)
 
 
+def problem_of(url: str) -> str | None:
+    """Why no message could go to this URL, as far as can be told without sending one."""
+    try:
+        from apprise import Apprise
+    except ImportError:
+        return "Apprise is not installed here: install Relight's extra `notify`"
+    with _listening():
+        known = Apprise.instantiate(url) is not None
+    return None if known else "its URL is none that Apprise knows: compare it with the documentation of the service"
+
+
 def _deliver(url: str, title: str, body: str, severity: Severity, seconds: float) -> str | None:
     """Why it was not delivered, or None. Blocks; the sockets have time limits, so that the thread ends."""
     try:

@@ -144,6 +144,29 @@ def down(
 
 
 @app.command()
+def doctor(
+    systems: Annotated[
+        list[Path] | None,
+        typer.Option("--systems", metavar="PATH", exists=True, help="Look at these systems too."),
+    ] = None,
+    crash_points: Annotated[
+        bool, typer.Option("--crash-points", help="List the places of RELIGHT_CRASH_AT, and nothing else.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What is missing or unreachable, and how to mend it. Exits 1 on any problem; changes nothing that stays.
+
+    Without --systems it looks at the systems that the last `serve` of this folder had.
+    """
+    from service.cli.console import Screen
+    from service.cli.doctor import crash_points as list_them
+    from service.cli.doctor import doctor as perform
+
+    screen = Screen()  # wrong settings are findings here, no end
+    raise typer.Exit(list_them(screen, as_json) if crash_points else perform(screen, systems or [], as_json))
+
+
+@app.command()
 def migrate() -> None:
     """Bring Relight's tables in RELIGHT_POSTGRES_URL up to date. `serve` with private servers does it by itself."""
     from service.cli.upkeep import migrate as perform

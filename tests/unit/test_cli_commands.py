@@ -21,7 +21,7 @@ from service.ports import EventKey, InstanceView, LogRow, StepKey, StepRow
 
 NOW = datetime.now(UTC)
 COMMANDS = (
-    "demo", "serve", "down", "migrate", "restart", "publish", "watch", "status", "act", "approve", "dead", "report",
+    "demo", "serve", "doctor", "down", "migrate", "restart", "publish", "watch", "status", "act", "approve", "dead", "report",
     "schema", "history", "plan", "verify", "diagram",
 )  # fmt: skip
 

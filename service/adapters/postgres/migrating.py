@@ -67,7 +67,7 @@ async def migrate(
     """
     wanted = migrations() if known is None else tuple(known)
     applied = []
-    async with _connection(dsn, deadline) as connection:
+    async with connected(dsn, deadline) as connection:
         await connection.execute(UPKEEP["migration_lock"])
         done = await _applied(connection)
         _refuse(_strangers(wanted, done, too_new=True))
@@ -87,7 +87,7 @@ async def migrate(
 
 async def check_schema(dsn: str, *, deadline: timedelta = timedelta(seconds=10)) -> None:
     """Raises Misconfigured when `migrate` must run first or the tables are too new; Unavailable."""
-    async with _connection(dsn, deadline) as connection:
+    async with connected(dsn, deadline) as connection:
         await check(connection)
 
 
@@ -135,7 +135,8 @@ async def _applied(connection: Connection) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _connection(dsn: str, deadline: timedelta) -> AsyncIterator[Connection]:
+async def connected(dsn: str, deadline: timedelta) -> AsyncIterator[Connection]:
+    """One connection for a short while. Raises Unavailable, and Misconfigured when the address is wrong."""
     # Somebody else's migration may take long, and so may ours: only the deadline ends them.
     settings = {**SETTINGS, "application_name": "relight migrate", "lock_timeout": "0"}
     try:

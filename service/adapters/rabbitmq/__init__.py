@@ -5,8 +5,9 @@
 """
 
 from service.adapters.rabbitmq.broker import RabbitBroker
+from service.adapters.rabbitmq.diagnosing import diagnose
 from service.adapters.rabbitmq.events import publish_event
 from service.adapters.rabbitmq.limits import limits_as_commands, set_limits
 from service.adapters.rabbitmq.status import RabbitStatusReader
 
-__all__ = ["RabbitBroker", "RabbitStatusReader", "limits_as_commands", "publish_event", "set_limits"]
+__all__ = ["RabbitBroker", "RabbitStatusReader", "diagnose", "limits_as_commands", "publish_event", "set_limits"]

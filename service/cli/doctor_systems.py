@@ -1,0 +1,220 @@
+"""What one system's file needs, looked at from this host: secrets, databases, programs, MCP servers, storage, channels.
+
+Nothing of the system is changed: databases are only read, programs are only looked for, nobody is told anything.
+"""
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from schemas.components import ByCommand, Component, Participant
+from schemas.events import Right
+from schemas.system import System
+from service.cli.home import user_file
+from service.errors import RelightError, StepError
+from service.settings import Settings
+
+WITHIN = timedelta(seconds=8)
+"""For each look at something that is away from this host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: `found` when it is well, else `problem` and how to `mend` it."""
+
+    what: str
+    found: str = ""
+    problem: str | None = None
+    mend: str = ""
+
+
+def looked(what: str, look: Callable[[], str], mend: str) -> Finding:
+    """A look that blocks; whatever it raises for people is the problem."""
+    try:
+        return Finding(what, look())
+    except (RelightError, OSError) as error:
+        return Finding(what, problem=str(error), mend=mend)
+
+
+async def of_system(system: System, settings: Settings) -> list[Finding]:
+    """Everything that the system's file names, one finding each."""
+    resolve = _resolver(system)
+    return [
+        *_secrets(system, resolve),
+        *await _databases(system, resolve),
+        *_programs(system),
+        *await _mcp(system, resolve),
+        *await _storage(system),
+        *_channels(system, resolve),
+        *(_users(system, settings) if settings.servers.embedded else ()),
+    ]
+
+
+Resolve = Callable[[str], str]
+
+
+def _resolver(system: System) -> Resolve:
+    from service.adapters.secrets import References
+
+    references = References()
+    return lambda reference: references.resolve(reference, system.folder)
+
+
+def _references(system: System) -> Iterator[str]:
+    for database in system.databases.values():
+        yield database.url
+    for server in system.mcp.values():
+        yield from (server.url, *((server.token,) if server.token else ()))
+    for component in system.components.values():
+        yield from component.env.values()
+
+
+def _secrets(system: System, resolve: Resolve) -> Iterator[Finding]:
+    wanted = dict.fromkeys(one for one in _references(system) if one.startswith(("env:", "file:")))
+    for reference in wanted:
+        mend = "set the variable for `relight serve`" if reference.startswith("env:") else "write the file"
+        made = " (a component of the system may write it when it starts)" if reference.startswith("file:") else ""
+        yield looked(f"{system.system}: secret {reference}", lambda r=reference: _there(resolve, r), f"{mend}{made}")  # type: ignore[misc]  # bound at once
+
+
+def _there(resolve: Resolve, reference: str) -> str:
+    resolve(reference)
+    return "is there"
+
+
+async def _databases(system: System, resolve: Resolve) -> list[Finding]:
+    from service.adapters.databases import PostgresDatabases
+
+    databases = PostgresDatabases()
+
+    async def ask(url: str) -> str:
+        version = await databases.value(resolve(url), "select current_setting('server_version')", WITHIN)
+        return f"PostgreSQL {version} answers"
+
+    mend = "start it, or correct the DSN that its reference leads to"
+    return [
+        await _asked(f"{system.system}: database {name}", lambda url=database.url: ask(url), mend)  # type: ignore[misc]  # bound at once
+        for name, database in system.databases.items()
+    ]
+
+
+async def _asked(what: str, ask: Callable[[], Awaitable[str]], mend: str) -> Finding:
+    try:
+        async with asyncio.timeout(2 * WITHIN.total_seconds()):
+            return Finding(what, await ask())
+    except TimeoutError:
+        return Finding(what, problem=f"no answer within {2 * WITHIN.total_seconds():.0f} s", mend=mend)
+    except (StepError, OSError) as error:
+        return Finding(what, problem=str(error), mend=mend)
+
+
+def _programs(system: System) -> Iterator[Finding]:
+    from service.children import base_environment
+
+    path = base_environment()["PATH"]
+    for name, component in system.components.items():
+        folder = Path(system.folder) / component.cwd
+        for program in dict.fromkeys(_commands(component)):
+            what = f"{system.system}: {name}: {program}"
+            found = shutil.which(program if "/" not in program else str(folder / program), path=path)
+            if not folder.is_dir():
+                yield Finding(what, problem=f"its folder {folder} is not there", mend="correct its `cwd`")
+            elif found is None:
+                yield Finding(
+                    what, problem=f"no program {program!r} on {path}", mend="install it, or name its whole path"
+                )
+            else:
+                yield Finding(what, found)
+
+
+def _commands(component: Component) -> Iterator[str]:
+    yield component.process[0]
+    if isinstance(component.participant, Participant):
+        for way in (getattr(component.participant, field) for field in Participant.model_fields):
+            if isinstance(way, ByCommand):
+                yield way.command[0]
+
+
+async def _mcp(system: System, resolve: Resolve) -> list[Finding]:
+    if not system.mcp:
+        return []
+    from service.adapters.mcp import McpServers
+
+    async def ask(url: str, token: str | None, wanted: list[str]) -> str:
+        tools = await McpServers().tools(resolve(url), resolve(token) if token else None, WITHIN)
+        missing = [tool for tool in wanted if tool not in tools]
+        if missing:
+            raise StepError(f"it lacks {', '.join(missing)}; it has {', '.join(tools) or 'no tools'}")
+        return f"{len(tools)} tools"
+
+    mend = "start it, or correct its url, token or tools"
+    return [
+        await _asked(
+            f"{system.system}: MCP server {name}", lambda one=server: ask(one.url, one.token, one.tools), mend  # type: ignore[misc]  # bound at once
+        )
+        for name, server in system.mcp.items()
+    ]  # fmt: skip
+
+
+async def _storage(system: System) -> list[Finding]:
+    from service.adapters.files import FileStorage
+    from service.adapters.s3 import S3Storage
+    from service.adapters.storage import StorageByScheme
+
+    storage = StorageByScheme({"file": FileStorage(), "s3": S3Storage()})
+
+    async def write(url: str) -> str:
+        await storage.write(url, b"relight doctor")
+        same = await storage.read(url) == b"relight doctor"
+        await storage.delete(url)
+        if not same:
+            raise StepError("what was written is not what is read back")
+        return "written, read back and deleted"
+
+    urls = {"state": system.state_url(f"doctor-{uuid.uuid4()}")}
+    if system.storage.backups is not None:
+        urls["backups"] = system.backup_url(f"doctor-{uuid.uuid4()}")
+    mend = "make it writable for this user; for s3:// see AWS_ENDPOINT_URL, AWS_PROFILE and the bucket's policy"
+    return [
+        await _asked(f"{system.system}: storage {name} {url.rpartition('/')[0]}", lambda url=url: write(url), mend)  # type: ignore[misc]  # bound at once
+        for name, url in urls.items()
+    ]
+
+
+def _channels(system: System, resolve: Resolve) -> Iterator[Finding]:
+    from service.adapters.apprise import problem_of
+
+    for severity in ("info", "warning", "critical"):
+        for reference in dict.fromkeys(getattr(system.channels, severity)):
+            what = f"{system.system}: channel {severity} {reference}"
+            try:
+                problem = problem_of(resolve(reference))
+            except StepError as error:
+                problem = str(error)
+            if problem is None:
+                yield Finding(what, "its URL is understood (nothing was sent)")
+            else:
+                yield Finding(what, problem=problem, mend="set it to an Apprise URL, such as mailto://… or slack://…")
+
+
+def _users(system: System, settings: Settings) -> Iterator[Finding]:
+    names = {name for right in Right for name in _allowed(system, right)}
+    names |= {f"{system.system}.{name}" for name, one in system.components.items() if one.participant == "amqp"}
+    for name in sorted(names):
+        file = user_file(settings.servers.home, name)
+        if file.exists():
+            yield Finding(f"{system.system}: user {name}", str(file))
+        else:
+            yield Finding(
+                f"{system.system}: user {name}", "not made yet; `relight serve` makes it on its private broker"
+            )
+
+
+def _allowed(system: System, right: Right) -> list[str]:
+    allowed = getattr(system.allow, right.value)
+    by = getattr(allowed, "by", allowed)
+    return list(by or ())
