@@ -6,15 +6,12 @@ through `preparing_for_restart.resuming`; after it only forward, or to `halted`,
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from enum import StrEnum
 
 from machines.address import carried
 from machines.evidence import record, step_of, steps_of, text
 from machines.lifecycle_authority import (
     approval,
     approves_this_plan,
-    asked_for_approval,
     no_approval_needed,
     no_freeze_now,
     not_frozen,
@@ -39,105 +36,22 @@ from machines.lifecycle_memory import (
     note_verified,
 )
 from machines.lifecycle_proof import checks_of, failed_before, note_failed_before, only_failed_before, passed
+from machines.lifecycle_states import AFTER_NO_RETURN, BEFORE_NO_RETURN, STATES, At
 from machines.model import (
-    Each,
     Event,
     Facts,
     InstanceId,
     Machine,
     On,
     Reason,
-    State,
-    Step,
     StepStatus,
     Transition,
 )
 from machines.plan import plan_hash
 from schemas.base import Json
-from schemas.components import Command
 from schemas.events import RestartCancelled, RestartRequested, SystemRegistered
-from schemas.system import System
 
 NAME = "lifecycle"
-
-
-class At(StrEnum):
-    UNOBSERVED = "unobserved"
-    OPERATIONAL = "operational"
-    AWAITING_APPROVAL = "preparing_for_restart.awaiting_approval"
-    NOTIFYING = "preparing_for_restart.notifying"
-    PRESERVING = "preparing_for_restart.preserving"
-    RESUMING = "preparing_for_restart.resuming"
-    SHUTTING_DOWN = "shutting_down"
-    INITIALIZING = "starting_up.initializing"
-    VERIFYING = "starting_up.verifying"
-    RESTORING = "starting_up.restoring"
-    DEGRADED = "degraded"
-    HALTED = "halted"
-
-
-BEFORE_PAUSE = (At.AWAITING_APPROVAL, At.NOTIFYING)
-BEFORE_NO_RETURN = (*BEFORE_PAUSE, At.PRESERVING)
-AFTER_NO_RETURN = (At.SHUTTING_DOWN, At.INITIALIZING, At.VERIFYING, At.RESTORING)
-
-OBSERVING = timedelta(minutes=5)
-"""How long the first look at a system may take; looking changes nothing, so giving up costs nothing."""
-
-TELLING = timedelta(minutes=10)
-"""How long after the announced time the notice and the baseline may still take before the restart is given up."""
-
-GRACE = timedelta(minutes=1)
-"""Added to every limit of the system's file: the last retry and the bookkeeping around it still fit in."""
-
-
-def _answered(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return now + (system.allow.approve.within if system.allow.approve is not None else timedelta(0))
-
-
-def _announced(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    due = record(data, "restart").get("due")  # as `note_restart` has it: never sooner than the notice
-    return datetime.fromisoformat(due) if isinstance(due, str) else now + system.restart.notice.lead
-
-
-def _announced_at_the_latest(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return _announced(system, data, now) + TELLING + _backing_up(system, "before_pause")
-
-
-def _backing_up(system: System, when: str) -> timedelta:
-    """What the backups may take where they are made then: each is made, verified and restored in a test."""
-    backup = system.restart.backup
-    return backup.within * 3 * len(backup.databases) if backup is not None and backup.when == when else timedelta(0)
-
-
-def _before_the_pause_lapses(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    """The pause must still hold while the components are stopped: nothing may be worked on after the snapshot."""
-    restart, count = system.restart, len(system.components)
-    drain = restart.limits.drain * (1 + len(system.databases))  # each database, and what participants flush
-    wanted = drain + restart.answer_within * count + _backing_up(system, "after_flush") + GRACE
-    lease = restart.pause_lease
-    return now + min(wanted, max(lease - restart.limits.stop * count, lease / 2))
-
-
-def _resumed(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    restart = system.restart
-    return now + restart.answer_within * len(system.components) + restart.limits.verify + GRACE
-
-
-def _stopped(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return now + system.restart.limits.stop * len(system.components) + GRACE
-
-
-def _started(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return now + system.restart.limits.start * len(system.components) + GRACE
-
-
-def _verified(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    # A soak in which something failed begins once more.
-    return now + system.restart.limits.verify + system.restart.soak * 2 + GRACE
-
-
-def _restored(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return now + system.restart.answer_within * len(system.components) + GRACE
 
 
 def not_yet_observed(facts: Facts) -> Reason | None:
@@ -221,181 +135,6 @@ def told_later_than_announced(facts: Facts) -> Reason | None:
 def note_announced_anew(facts: Facts) -> Mapping[str, Json]:
     return {"restart": {**record(facts.snapshot.data, "restart"), "due": announced_anew(facts)}}
 
-
-def _for_whom(severity: str, occasion: str, delivery: str = "best_effort") -> Mapping[str, Json]:
-    """What `notice.tell` is told: whom (the channels of a severity), about what, and whether somebody must hear it."""
-    return {"severity": severity, "occasion": occasion, "delivery": delivery}
-
-
-def _asking(system: System) -> Mapping[str, Json]:
-    return _for_whom("warning", "asked")
-
-
-def _planned(system: System) -> Mapping[str, Json]:
-    return _for_whom("warning", "planned", system.restart.notice.delivery)
-
-
-def _given_up(system: System) -> Mapping[str, Json]:
-    return _for_whom("warning", "given_up")
-
-
-def _up_again(system: System) -> Mapping[str, Json]:
-    return _for_whom("info", "up_again")
-
-
-def _calling(system: System) -> Mapping[str, Json]:
-    return _for_whom("critical", "called", "required")
-
-
-# Of a resting state, and no way depends on it: it is tried for some minutes, and its failure is recorded.
-CALL = Step("call", "notice.tell", attempts=8, optional=True, arguments=_calling)
-
-
-# The page of the run; that it could not be written holds up nobody, and `relight report` makes it anew.
-REPORT = Step("report", "report.write", attempts=3, optional=True)
-
-
-def _backup_before(system: System) -> bool:
-    return system.restart.backup is not None and system.restart.backup.when == "before_pause"
-
-
-def _backup_after(system: System) -> bool:
-    return system.restart.backup is not None and system.restart.backup.when == "after_flush"
-
-
-def _soaks(system: System) -> bool:
-    return system.restart.soak > timedelta(0)
-
-
-def _pause_arguments(system: System) -> Mapping[str, Json]:
-    return {"lease": system.restart.pause_lease.total_seconds()}
-
-
-def _started_paused(system: System) -> Mapping[str, Json]:
-    return {"paused": True}
-
-
-STATES = (
-    State(
-        At.UNOBSERVED,
-        deadline=OBSERVING,
-        then="call it degraded",
-        steps=(Step("observe", "component.observe", Each.COMPONENT, keep=True, attempts=3),),
-    ),
-    State(At.OPERATIONAL, resting=True),
-    State(
-        At.AWAITING_APPROVAL,
-        deadline=_answered,
-        then="do what allow.approve says of silence",
-        steps=(Step("ask", "notice.tell", attempts=3, optional=True, arguments=_asking),),
-        asks=asked_for_approval,
-    ),
-    State(
-        At.NOTIFYING,
-        dwell=_announced,
-        deadline=_announced_at_the_latest,
-        then="give the restart up and resume",
-        steps=(
-            Step("tell", "notice.tell", attempts=3, arguments=_planned),
-            # What was broken before must not be blamed on the restart, nor may it prevent one that would mend it.
-            Step("baseline", "check.run", Each.CHECK, limit="verify", optional=True),
-            # Inside the lead time, not inside the downtime; the pause waits for them.
-            Step("backup", "postgres.backup", Each.BACKUP, limit="backup", attempts=2, when=_backup_before),
-            Step(
-                "verify_backup", "postgres.verify_backup", Each.BACKUP, limit="backup", attempts=2, when=_backup_before
-            ),
-            Step("restore_test", "postgres.restore_test", Each.BACKUP, limit="backup", attempts=2, when=_backup_before),
-        ),
-    ),
-    State(
-        At.PRESERVING,
-        deadline=_before_the_pause_lapses,
-        then="abort and resume",
-        steps=(
-            # Turning back costs nothing yet: what must not be stopped, or is another server, is found here.
-            Step("identify", "identity.check", attempts=3),
-            Step(
-                "pause", "participant.pause", Each.COMPONENT_REVERSED, takes=Command.PAUSE,
-                limit="answer_within", attempts=3, arguments=_pause_arguments,
-            ),
-            # Each attempt is a look of growing length that ends with a message; all together take the limit.
-            Step("drain", "postgres.drain", Each.DATABASE, limit="drain", attempts=20),
-            Step(
-                "flush", "participant.flush", Each.COMPONENT_REVERSED, takes=Command.FLUSH, limit="drain", attempts=3
-            ),
-            Step("backup", "postgres.backup", Each.BACKUP, limit="backup", when=_backup_after),
-            Step("verify_backup", "postgres.verify_backup", Each.BACKUP, limit="backup", when=_backup_after),
-            Step("seal", "snapshot.seal", attempts=3),
-            Step("verify_snapshot", "snapshot.verify", attempts=3),
-        ),
-    ),
-    State(
-        At.RESUMING,
-        deadline=_resumed,
-        then="call it degraded",
-        steps=(
-            # Each is told, whatever became of the one before: nobody stays paused because of another.
-            Step(
-                "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
-                optional=True,
-            ),
-            Step("check", "check.run", Each.CHECK, limit="verify", attempts=2, optional=True),
-            # Who was told that it comes must hear that it does not.
-            Step("tell", "notice.tell", optional=True, arguments=_given_up),
-            REPORT,
-        ),
-    ),
-    State(
-        At.SHUTTING_DOWN,
-        deadline=_stopped,
-        then="halt and call a person",
-        steps=(
-            Step(
-                "disconnect", "participant.disconnect", Each.COMPONENT_REVERSED, takes=Command.DISCONNECT,
-                limit="answer_within", attempts=2,
-            ),
-            Step("stop", "component.stop", Each.COMPONENT_REVERSED, limit="stop", attempts=2),
-            Step("confirm_stopped", "component.confirm_stopped", attempts=5),
-        ),
-    ),
-    State(
-        At.INITIALIZING,
-        deadline=_started,
-        then="halt and call a person",
-        steps=(
-            Step(
-                "start", "component.start", Each.COMPONENT, limit="start", attempts=3, keep=True,
-                arguments=_started_paused, asks_again=True,
-            ),
-        ),
-    ),
-    State(
-        At.VERIFYING,
-        deadline=_verified,
-        then="halt and call a person",
-        steps=(
-            Step("compare", "snapshot.compare", attempts=3),
-            Step("check", "check.run", Each.CHECK, limit="verify", attempts=3),
-            Step("soak", "check.soak", Each.CHECK, limit="soaking", attempts=2, when=_soaks),
-        ),
-    ),
-    State(
-        At.RESTORING,
-        deadline=_restored,
-        then="halt and call a person",
-        steps=(
-            # Kept components that were absent were started paused like all others, so all are told.
-            Step(
-                "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
-                keep=True, asks_again=True,
-            ),
-            Step("complete", "notice.tell", attempts=3, arguments=_up_again),
-            REPORT,
-        ),
-    ),
-    State(At.DEGRADED, resting=True, steps=(CALL,)),
-    State(At.HALTED, resting=True, steps=(CALL,)),
-)  # fmt: skip
 
 TRANSITIONS = (
     # The first look.
