@@ -15,8 +15,9 @@ import pytest
 from machines.registry import MACHINES
 from schemas.system import System
 from service.adapters.memory.broker import MemoryBroker
+from service.adapters.memory.participants import MemoryParticipant
 from service.adapters.memory.store import MemoryStore
-from service.adapters.memory.world import MemoryParticipant, MemoryWorld
+from service.adapters.memory.world import MemoryWorld
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
