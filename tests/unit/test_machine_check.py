@@ -322,7 +322,7 @@ def test_fingerprint_sees_a_changed_helper_behind_an_unchanged_guard(monkeypatch
 
 def test_fingerprint_sees_a_changed_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint(LIFECYCLE)
-    monkeypatch.setattr("machines.lifecycle.GRACE", timedelta(minutes=2))
+    monkeypatch.setattr("machines.lifecycle_states.GRACE", timedelta(minutes=2))
     assert fingerprint(LIFECYCLE) != before
 
 

@@ -5,7 +5,6 @@ when it dies, unless it was flushed and is started with RELIGHT_STATE. `python -
 """
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import signal
@@ -25,6 +24,8 @@ LOOK = 0.1
 """Seconds between two looks for new trades."""
 PUBLISH = 1.0
 """Seconds between two publications."""
+CANCEL_AGAIN = 1.0
+"""Seconds that a task gets to end after it was cancelled, before it is cancelled again."""
 STATES_KEPT = 5
 """Flushed states that stay on disk."""
 
@@ -150,15 +151,21 @@ async def main() -> None:
     calculator = begin(os.environ)
     url, system = os.environ["RELIGHT_AMQP_URL"], os.environ.get("RELIGHT_SYSTEM", "metrics")
     participant = Participant(url, system, os.environ.get("RELIGHT_COMPONENT", "calculator"), calculator.perform)
-    this = asyncio.current_task()
-    assert this is not None  # noqa: S101  # we are in one
+    told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(calculator.work(os.environ["TRADING_DSN"]))
-        tasks.create_task(participant.run())
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    work = [asyncio.create_task(calculator.work(os.environ["TRADING_DSN"])), asyncio.create_task(participant.run())]
+    ending = asyncio.create_task(told.wait())
+    await asyncio.wait({ending, *work}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (ending, *work):
+        # More than once: the AMQP client can swallow a cancel that meets the loss of its connection.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=CANCEL_AGAIN)
+    for task in work:
+        if not task.cancelled():
+            task.result()
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(main())
+    asyncio.run(main())
