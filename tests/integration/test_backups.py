@@ -470,6 +470,7 @@ async def test_scratch_server_of_a_living_relight_is_left_alone(shop: Shop) -> N
     assert shop.nothing_is_left()
 
 
+@pytest.mark.timeout(400)  # 200 MB written, dumped, sent and restored, beside other workers
 @pytest.mark.slow
 async def test_memory_stays_bounded_however_large_the_database(
     trading: tuple[str, str], scratch: Path, monkeypatch: pytest.MonkeyPatch
