@@ -8,15 +8,13 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from service.cli.dead_commands import dead
+from service.cli.options import Json, SystemName, Systems, start
 from service.errors import RelightError
-
-if TYPE_CHECKING:
-    from service.cli.console import Screen
-    from service.settings import Settings
 
 app = typer.Typer(
     name="relight",
@@ -28,18 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
-SystemName = Annotated[str, typer.Argument(metavar="SYSTEM", help="Name of the system, as in its file.")]
-Systems = Annotated[
-    list[Path],
-    typer.Option(
-        "--systems",
-        metavar="PATH",
-        exists=True,
-        help="A system's file, or a folder with system.yaml or several *.yaml. May be given more than once.",
-    ),
-]
 
 
 class Act(StrEnum):
@@ -94,23 +80,12 @@ def _leaves(error: Exception) -> Iterator[Exception]:
         yield error
 
 
-def _start() -> "tuple[Settings, Screen]":
-    """What every command begins with: the settings, the screen, and a warning about misspelt variables."""
-    from service.cli.console import Screen
-    from service.settings import Settings, strangers
-
-    screen = Screen()
-    for line in strangers(os.environ):
-        screen.note(f"relight: {line}")
-    return Settings.load(), screen
-
-
 @app.command()
 def demo() -> None:
     """Start everything privately, restart a real system over AMQP, prove what it kept, leave nothing running."""
     from service.cli.demo import demo as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen))
 
 
@@ -123,7 +98,7 @@ def serve(systems: Systems) -> None:
     """
     from service.cli.serve import serve as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, systems))
 
 
@@ -139,7 +114,7 @@ def down(
     """
     from service.cli.down import down as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, system, kill, as_json))
 
 
@@ -171,7 +146,7 @@ def migrate() -> None:
     """Bring Relight's tables in RELIGHT_POSTGRES_URL up to date. `serve` with private servers does it by itself."""
     from service.cli.upkeep import migrate as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen))
 
 
@@ -199,7 +174,7 @@ def restart(
     """
     from service.cli.restart import restart as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, system, reason, due, override_freeze, watch, as_json))
 
 
@@ -225,7 +200,7 @@ def publish(
     """
     from service.cli.publish import publish as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, event, system, data, url, user, event_id, as_json))
 
 
@@ -239,7 +214,7 @@ def watch(
     """Show notifications of the status topic as they come, until Ctrl-C. With --json one CloudEvent a line."""
     from service.cli.look import watch as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, binding, as_json))
 
 
@@ -251,7 +226,7 @@ def status(
     """Where everything stands: states, current steps, and for each wait for whom, until when, and what happens then."""
     from service.cli.look import status as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, system, as_json))
 
 
@@ -276,7 +251,7 @@ def act(
     from schemas.events import Act as EventAct
     from service.cli.act import act as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, instance, EventAct(what.value), reason, step, until, as_json))
 
 
@@ -298,7 +273,7 @@ def approve(
     """
     from service.cli.approve import approve as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, instance, reason, plan, deny, as_json))
 
 
@@ -315,7 +290,7 @@ def history(
     """
     from service.cli.look import history as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, instance, after, limit, as_json))
 
 
@@ -332,7 +307,7 @@ def report(
     """
     from service.cli.report import report as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, instance, restart_id))
 
 
@@ -349,7 +324,7 @@ def plan(
     """The very steps that a run would perform, in order, with what each would do. Touches nothing."""
     from service.cli.plan import plan as perform
 
-    settings, screen = _start()
+    settings, screen = start()
     raise typer.Exit(perform(settings, screen, procedure.value, system, systems or [], as_json))
 
 
@@ -358,7 +333,7 @@ def verify(as_json: Json = False) -> None:
     """Check every machine exhaustively: what can be reached, what could get stuck. Exits 1 on any violation."""
     from service.cli.machines import verify as perform
 
-    _, screen = _start()
+    _, screen = start()
     raise typer.Exit(perform(screen, as_json))
 
 
@@ -371,7 +346,7 @@ def schema(
     """Print a JSON Schema of what Relight reads and says, or the AsyncAPI document of all; without a NAME list them."""
     from service.cli.schema import schema as perform
 
-    _, screen = _start()
+    _, screen = start()
     raise typer.Exit(perform(screen, name))
 
 
@@ -383,68 +358,8 @@ def diagram(
     """Draw a machine from its table, as a Mermaid state diagram or as SVG."""
     from service.cli.machines import diagram as perform
 
-    _, screen = _start()
+    _, screen = start()
     raise typer.Exit(perform(screen, machine, svg=svg))
 
 
-dead = typer.Typer(
-    help="What could not be taken in (d…) and notifications that could not be delivered (u…).", no_args_is_help=True
-)
 app.add_typer(dead, name="dead")
-
-LeftoverId = Annotated[str, typer.Argument(metavar="ID", help="As `relight dead list` names it: d12, u7.")]
-Why = Annotated[str, typer.Option("--reason", metavar="WHY", help="Kept with it, under your name.")]
-
-
-@dead.command("list")
-def dead_list(
-    all_of_them: Annotated[bool, typer.Option("--all", help="Also what somebody has replayed or dropped.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many of each kind.")] = 100,
-    as_json: Json = False,
-) -> None:
-    """What nobody has settled yet, newest first, with the reasons."""
-    from service.cli.dead import listed
-
-    settings, screen = _start()
-    raise typer.Exit(listed(settings, screen, all_of_them, limit, as_json))
-
-
-@dead.command("show")
-def dead_show(name: LeftoverId, as_json: Json = False) -> None:
-    """One of them with its body, and whether it would be taken in today."""
-    from service.cli.dead import show
-
-    settings, screen = _start()
-    raise typer.Exit(show(settings, screen, name, as_json))
-
-
-@dead.command("replay")
-def dead_replay(
-    name: LeftoverId,
-    reason: Why = "replayed by hand",
-    user: Annotated[
-        str | None,
-        typer.Option("--as", metavar="USER", help="Publish it over AMQP as this user, instead of acting as you."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Put an event through the door again (with a new id), or send a notification again (with its own).
-
-    Exits 1 with the reason when it would be, or was, refused again.
-    """
-    from service.cli.dead import replay
-
-    settings, screen = _start()
-    raise typer.Exit(replay(settings, screen, name, reason, user, as_json))
-
-
-@dead.command("drop")
-def dead_drop(
-    names: Annotated[list[str], typer.Argument(metavar="ID…", help="As `relight dead list` names them.")],
-    reason: Why,
-) -> None:
-    """Settle them without doing anything; they stay to be seen with `dead list --all` for 30 days."""
-    from service.cli.dead import drop
-
-    settings, screen = _start()
-    raise typer.Exit(drop(settings, screen, names, reason))
