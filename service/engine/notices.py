@@ -6,7 +6,6 @@ from typing import Any
 
 from machines.model import Event, Snapshot
 from schemas.base import Json
-from schemas.envelope import CONTENT_TYPE
 from service.engine.records import canonical, cause, snapshot_document
 from service.ports import OutMessage, short_id
 
@@ -164,6 +163,3 @@ def _message(
         if event.traceparent is not None:
             envelope["traceparent"] = event.traceparent
     return OutMessage(STATUS_EXCHANGE, key, unique, canonical(envelope))
-
-
-__all__ = ["CONTENT_TYPE", "refusal", "rejection", "step", "transition", "wait"]
