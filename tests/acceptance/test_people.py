@@ -1,15 +1,10 @@
 """A person at a terminal against the real `serve`: what is stuck is cleared with the very commands that are printed."""
 
-import asyncio
 import contextlib
-import getpass
 import json
 import os
 import re
-import shlex
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,14 +15,13 @@ import aio_pika
 import pytest
 import pytest_asyncio
 
+from tests.acceptance.terminal import ME, WHY, paste, relight, says, stands
 from tests.faults.harness import SYSTEM, Stage
 from tests.servers import Databases, Vhosts, unique
-from tests.serving import ROOT
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 LIFECYCLE = f"lifecycle/{SYSTEM}"
-ME = f"{getpass.getuser()} (local)"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,47 +45,6 @@ async def stage(databases: Databases, vhosts: Vhosts, tmp_path_factory: pytest.T
         await vhosts.delete_vhost(name)
 
 
-async def relight(stage: Stage, *words: str, status: int | None = 0) -> str:
-    """A command beside the serve; what it said, after its exit status was as expected."""
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "service.cli", *words],
-        cwd=ROOT, env=stage.environment(), capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert status is None or done.returncode == status, f"{words}: {done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
-
-
-async def paste(stage: Stage, text: str, act: str, status: int = 0) -> str:
-    """Runs the one command of the text that does `act`, as it stands there."""
-    (line,) = (line.strip() for line in text.splitlines() if re.match(rf"\s+relight act \S+ {act} ", line))
-    command = shlex.split(line.split("  ")[0])
-    assert command[0] == "relight"
-    return await relight(stage, *command[1:], status=status)
-
-
-async def stands(stage: Stage, *states: str, within: float = 40) -> None:
-    async def there() -> bool:
-        return await stage.value("SELECT state FROM relight.instances WHERE instance = $1", LIFECYCLE) in states
-
-    await stage.until(f"one of {states}", there, within)
-
-
-async def says(stage: Stage, words: str, within: float = 20) -> str:
-    """The text of `relight status`, once it has these words."""
-    text = ""
-
-    async def said() -> bool:
-        nonlocal text
-        text = await relight(stage, "status", SYSTEM)
-        return words in text
-
-    try:
-        await stage.until(words, said, within)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{text}") from None
-    return text
-
-
 def pid_of(stage: Stage, component: str) -> int:
     """The process of a component, from Relight's own record of it."""
     record = json.loads((stage.folder / "home" / "processes" / f"{SYSTEM}.{component}" / "state.json").read_text())
@@ -112,7 +65,7 @@ async def test_component_that_ignores_term_halts_and_the_printed_commands_bring_
     os.kill(front, signal.SIGCONT)  # a person does what the error says: the process ends as it was told
     await stage.until("the front ended", lambda: gone(front), 20)
     said = await paste(stage, text, "retry")
-    assert said.startswith("done: started once more: WHY; lifecycle/shop is starting_up.initializing.")
+    assert said.startswith(f"done: started once more: {WHY}; {LIFECYCLE} is starting_up.initializing.")
     # The worker, which was not reached by the stopping, runs on with what it holds: a person is told so, and ends it.
     text = await says(stage, "end it and retry")
     assert "start:worker: worker flushed" in text
