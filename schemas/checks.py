@@ -75,4 +75,18 @@ class McpCheck(Closed):
         return f"mcp {self.mcp}"
 
 
-Check = SqlCheck | RoundTripCheck | EqualCheck | FilesCheck | ConfigCheck | McpCheck
+class IntegrityCheck(Closed):
+    """Every table and B-tree index of database `integrity` is read and found whole, by the extension amcheck.
+
+    Everything is read, catalogs too, in `restart.limits.verify`; for a large database name the `tables` that matter.
+    """
+
+    integrity: Name
+    tables: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return f"integrity {self.integrity}"
+
+
+Check = SqlCheck | RoundTripCheck | EqualCheck | FilesCheck | ConfigCheck | McpCheck | IntegrityCheck

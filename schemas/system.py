@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Closed, Duration, Name
-from schemas.checks import Check, McpCheck, RoundTripCheck, SqlCheck
+from schemas.checks import Check, IntegrityCheck, McpCheck, RoundTripCheck, SqlCheck
 from schemas.components import Command, Component
 from schemas.events import Right
 from schemas.rules import Alert, Allow, Channels, Freeze, Secret
@@ -145,6 +145,8 @@ class System(Closed):
             match check:
                 case SqlCheck(sql=name) if name not in self.databases:
                     yield f"verify.{index}.sql: {name!r} is no database"
+                case IntegrityCheck(integrity=name) if name not in self.databases:
+                    yield f"verify.{index}.integrity: {name!r} is no database"
                 case RoundTripCheck(roundtrip=name) if name not in self.components:
                     yield f"verify.{index}.roundtrip: {name!r} is no component"
                 case RoundTripCheck(roundtrip=name) if not self.components[name].takes(Command.REPORT):

@@ -72,6 +72,15 @@ class OpenTransaction:
         return f"{self.brief} ({of}{self.state}): {self.query}"
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was read of a database to find damage: how many tables and indexes, and what was found, one line each."""
+
+    tables: int
+    indexes: int
+    damage: tuple[str, ...] = ()
+
+
 class Databases(Protocol):
     """PostgreSQL databases of the systems (not Relight's own)."""
 
@@ -85,6 +94,10 @@ class Databases(Protocol):
 
     async def transactions(self, dsn: str) -> tuple[OpenTransaction, ...]:
         """Those open in this database, oldest first, our own aside; and the sessions that we may not look into."""
+        ...
+
+    async def damage(self, dsn: str, tables: Sequence[str], timeout: timedelta) -> Looked:
+        """Reads these tables (none named: all) with their indexes. Raises Retry, or Permanent when it cannot look."""
         ...
 
 

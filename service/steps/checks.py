@@ -7,7 +7,16 @@ from datetime import timedelta
 
 from machines.model import PlannedStep
 from schemas.base import Json
-from schemas.checks import Check, ConfigCheck, EqualCheck, FilesCheck, McpCheck, RoundTripCheck, SqlCheck
+from schemas.checks import (
+    Check,
+    ConfigCheck,
+    EqualCheck,
+    FilesCheck,
+    IntegrityCheck,
+    McpCheck,
+    RoundTripCheck,
+    SqlCheck,
+)
 from schemas.components import ByCommand, ByHttp, Command, Participant
 from schemas.system import System
 from schemas.system_snapshot import SystemSnapshot
@@ -15,6 +24,7 @@ from service.errors import Permanent, Retry, StepError
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, post, run, silent
 from service.steps.file_checks import config, files
+from service.steps.integrity_checks import integrity
 from service.steps.known_failures import failed_before
 from service.steps.mcp_checks import mcp
 from service.steps.naming import restart_id
@@ -50,6 +60,9 @@ class RunCheck:
                 return f"check that {path} is what it was when the system was last verified"
             case McpCheck(mcp=name):
                 return f"check that MCP server {name} answers and lists its tools"
+            case IntegrityCheck(integrity=database, tables=tables):
+                what = ", ".join(tables) if tables else "every table"
+                return f"check that {what} of {database} and their indexes are whole, by reading them"
 
     async def perform(self, context: StepContext) -> Done | Waiting:
         """Result: `passed` true, `title`, `value`, `expected`, `seconds`, `at`. Raises Retry when it did not pass.
@@ -97,6 +110,8 @@ class RunCheck:
                 value, expected = await config(context, check)
             case McpCheck():
                 value, expected = await mcp(context, check)
+            case IntegrityCheck():
+                value, expected = await integrity(context, check)
         result: dict[str, Json] = {"passed": True, "title": check.title, "value": value, "expected": expected}
         if context.row.answer is None:
             # An answer that came by message arrived in another attempt: how long it took is not known in this one.

@@ -1,7 +1,7 @@
 """The port `Databases`: one question, one short connection, read-only, no pool: a check must see a new connection."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import asyncpg
 
 from schemas.base import Json
+from service.adapters.databases.amcheck import look
 from service.errors import Permanent, Retry
-from service.ports import OpenTransaction
+from service.ports import Looked, OpenTransaction
 
 CONNECT_WITHIN = 5.0
 """Seconds for a new connection; a server that is up answers within milliseconds."""
@@ -70,6 +71,11 @@ class PostgresDatabases:
         """The open transactions of this database. Raises Retry when the server is away, else Permanent."""
         rows = await _ask(dsn, SESSIONS_WITHIN, lambda connection: connection.fetch(TRANSACTIONS))
         return tuple(OpenTransaction(**dict(row)) for row in rows)
+
+    async def damage(self, dsn: str, tables: Sequence[str], timeout: timedelta) -> Looked:
+        """What amcheck says of these tables (none: all) and their indexes. Raises Retry when the server is away or it
+        takes too long, else Permanent."""
+        return await _ask(dsn, timeout.total_seconds(), lambda connection: look(connection, tables))
 
 
 async def _ask(dsn: str, seconds: float, question: "Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]") -> T:

@@ -15,7 +15,18 @@ from service.adapters.memory.chronicle import MemoryChronicle
 from service.adapters.memory.participants import MemoryCommands, MemoryParticipant
 from service.adapters.memory.storage import MemoryDumps, MemoryStorage
 from service.errors import Permanent, Retry, StepError
-from service.ports import Chronicle, Clock, FileState, HttpAnswer, OpenTransaction, ProcessState, Severity, Told, World
+from service.ports import (
+    Chronicle,
+    Clock,
+    FileState,
+    HttpAnswer,
+    Looked,
+    OpenTransaction,
+    ProcessState,
+    Severity,
+    Told,
+    World,
+)
 
 LOOK = 0.05
 """Seconds between two looks at a process that is to end, on the given clock."""
@@ -119,6 +130,7 @@ class MemoryDatabases:
         self.answers: dict[str, Json | StepError] = {"select 1": 1}
         self.open_sessions: dict[str, tuple[str, ...]] = {}
         self.open_transactions: tuple[OpenTransaction, ...] = ()
+        self.looked = Looked(tables=1, indexes=1)
         self.away = False
 
     async def value(self, dsn: str, query: str, timeout: timedelta) -> Json:
@@ -138,6 +150,11 @@ class MemoryDatabases:
         if self.away:
             raise Retry("the database is away")
         return self.open_transactions
+
+    async def damage(self, dsn: str, tables: Sequence[str], timeout: timedelta) -> Looked:
+        if self.away:
+            raise Retry("the database is away")
+        return self.looked
 
 
 class MemorySockets:
