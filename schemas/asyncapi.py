@@ -16,9 +16,13 @@ from schemas.events import EVENTS, PREFIX
 from schemas.notifications import NOTIFICATIONS
 
 EVENTS_EXCHANGE, STATUS_EXCHANGE, COMMANDS_EXCHANGE = "relight.events", "relight.status", "relight.commands"
+OPERATIONS_EXCHANGE = "relight.operations"
 
 ANSWER = "participant.answered"
 """The event that answers a command."""
+
+OPERATION, RELEASED = "operation.requested", "operation.released"
+"""The event that asks for work, and what we call it when the gate sends it on, as it arrived."""
 
 Object = dict[str, Json]
 
@@ -27,6 +31,7 @@ PARAMETERS: Mapping[str, str] = {
     "machine": "Name of the machine, e.g. `lifecycle`; `_none` for what no instance could take.",
     "state": "Where the instance stands now, e.g. `preparing_for_restart.notifying`: one word, or two with a dot.",
     "component": "Name of the component that is told.",
+    "operation": "What the operation is called in its data, e.g. `orders.submit`: up to three words with dots.",
     "command": "`pause`, `flush`, `report`, `disconnect` or `resume`.",
 }
 """The words of the routing keys."""
@@ -64,6 +69,8 @@ def document() -> str:
                 address, exchange = f"{{system}}.{{machine}}._{name}", STATUS_EXCHANGE
                 type_ = {"const": PREFIX + name}
         add(name, address, exchange, "send", type_, model)
+    operation, type_ = EVENTS[OPERATION].data, {"const": PREFIX + OPERATION}
+    add(RELEASED, "{system}.{operation}", OPERATIONS_EXCHANGE, "send", type_, operation)
     # A command that waits for an answer gets it as an event, on the channel that all events use.
     operations["command"] = {**_operation("command", "send"), "reply": {"channel": {"$ref": _channel_ref(ANSWER)}}}
     whole: Object = {

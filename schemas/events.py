@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Closed, Instance, Json, Moment, Name, Text
+from schemas.base import NAME_PATTERN, Closed, Instance, Json, Moment, Name, Text
 
 PREFIX = "relight."
 
@@ -17,14 +17,14 @@ Number = Annotated[float, Field(strict=True)]
 
 
 class Lane(StrEnum):
-    """Control events overtake metrics: a flood of measurements never delays a cancel."""
+    """Control events overtake the others: a flood of measurements or operations never delays a cancel."""
 
     CONTROL = "control"
     METRICS = "metrics"
 
 
 class Right(StrEnum):
-    """The keys of a system's `allow:`."""
+    """The keys of a system's `allow:`; `operate` alone is guarded by the gate's own `from:`."""
 
     RESTART = "restart"
     RECOVER = "recover"
@@ -33,6 +33,7 @@ class Right(StrEnum):
     APPROVE = "approve"
     OBSERVE = "observe"
     ANSWER = "answer"
+    OPERATE = "operate"
 
 
 class RestartRequested(Closed):
@@ -117,6 +118,18 @@ class OperatorActed(Closed):
     until: Moment | None = None
 
 
+class OperationRequested(Closed):
+    """Work for the system, taken through its gate: `operation` names it (`orders.submit`), `payload` is its own.
+
+    It is void after `expires`, which never makes it wait longer than the gate's own span. It goes on to the exchange
+    `relight.operations` as it arrived, with the routing key `<system>.<operation>`.
+    """
+
+    operation: Annotated[str, Field(pattern=rf"^{NAME_PATTERN}(\.{NAME_PATTERN}){{0,2}}$", max_length=150)]
+    payload: Json = None
+    expires: Moment | None = None
+
+
 class SystemRegistered(Closed):
     """Relight has read a system's file for the first time, or is told to look at the system anew."""
 
@@ -171,6 +184,7 @@ EVENTS: dict[str, EventType] = {
         EventType("metric.observed", MetricObserved, Lane.METRICS, Right.OBSERVE),
         EventType("participant.answered", ParticipantAnswered, Lane.CONTROL, Right.ANSWER),
         EventType("operator.acted", OperatorActed, Lane.CONTROL, Right.ACT),
+        EventType("operation.requested", OperationRequested, Lane.METRICS, Right.OPERATE),
         EventType("system.registered", SystemRegistered, Lane.CONTROL, None),
         EventType("step.reported", StepReported, Lane.CONTROL, None),
         EventType("timer.fired", TimerFired, Lane.CONTROL, None),

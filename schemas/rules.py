@@ -60,6 +60,20 @@ class Allow(Closed):
     answer: list[str] | None = None
 
 
+class Gate(Closed):
+    """Operations go through Relight to whoever works on them: at once while the system works, held while it does not.
+
+    `holds`: at most so many, further ones are refused. `expires`: after so long a held one is void, and that is told.
+    `from`: the users who may send operations (absent: any verified user). `to`: the users who may read them from the
+    queue `relight.operations.<system>`, beside the components of the system.
+    """
+
+    holds: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    expires: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))] = timedelta(minutes=15)
+    from_: Annotated[list[str] | None, Field(alias="from")] = None
+    to: list[str] = Field(default_factory=list)
+
+
 class Freeze(Closed):
     """A time in which nothing planned may begin: `MON-FRI 09:30-16:00 America/New_York`. Never applied to recovery.
 

@@ -16,7 +16,7 @@ from schemas.base import Closed, Duration, Name
 from schemas.checks import Check, IntegrityCheck, McpCheck, RoundTripCheck, SqlCheck
 from schemas.components import Command, Component
 from schemas.events import Right
-from schemas.rules import Alert, Allow, Channels, Freeze, Secret
+from schemas.rules import Alert, Allow, Channels, Freeze, Gate, Secret
 
 
 class Database(Closed):
@@ -111,6 +111,8 @@ class System(Closed):
     restart: Restart = Restart()
     verify: Annotated[list[Check], Field(min_length=1)]
     alerts: list[Alert] = Field(default_factory=list)
+    gate: Gate | None = None
+    """Absent: operations are refused."""
     folder: str = "."
     """Absolute folder of the file; relative paths in it are relative to this. Set by the reader of the file."""
 
@@ -240,6 +242,8 @@ class System(Closed):
         """The users whom `allow:` names for `right`, in the order of the file."""
         if right is Right.APPROVE:
             return tuple(self.allow.approve.by) if self.allow.approve is not None else ()
+        if right is Right.OPERATE:
+            return tuple(self.gate.from_ or ()) if self.gate is not None else ()
         return tuple(getattr(self.allow, right.value) or ())
 
     def permits(self, right: Right, user: str | None, *, local: bool, component: str | None = None) -> str | None:
@@ -248,16 +252,15 @@ class System(Closed):
             return None
         if user is None:
             return f"the event carries no verified user; set the AMQP property user_id ({right} is guarded by allow:)"
-        approvers = self.allow.approve.by if self.allow.approve is not None else None
-        names: list[str] | None = approvers if right is Right.APPROVE else getattr(self.allow, right.value)
+        key, names = self._allowed(right)
         if names is not None:
             return (
                 None
                 if user in names
-                else f"{user} may not {right} {self.system}; allow.{right} names {', '.join(names) or 'nobody'}"
+                else f"{user} may not {right} {self.system}; {key} names {', '.join(names) or 'nobody'}"
             )
         match right:
-            case Right.OBSERVE:
+            case Right.OBSERVE | Right.OPERATE:
                 return None
             case Right.ANSWER:
                 own = f"{self.system}.{component}"
@@ -265,6 +268,16 @@ class System(Closed):
             case _:
                 why = f"allow.{right} is not set, so only the local command line may"
                 return f"{user} may not {right} {self.system}; {why}"
+
+    def _allowed(self, right: Right) -> tuple[str, list[str] | None]:
+        """The key of the file that guards `right`, and whom it names; None when it is absent."""
+        match right:
+            case Right.APPROVE:
+                return "allow.approve", self.allow.approve.by if self.allow.approve is not None else None
+            case Right.OPERATE:
+                return "gate.from", self.gate.from_ if self.gate is not None else None
+            case _:
+                return f"allow.{right}", getattr(self.allow, right.value)
 
     def config_hash(self) -> str:
         """SHA-256 (hex) of the canonical text of this configuration."""

@@ -202,7 +202,7 @@ def _channels(system: System, resolve: Resolve) -> Iterator[Finding]:
 
 
 def _users(system: System, settings: Settings) -> Iterator[Finding]:
-    names = {name for right in Right for name in _allowed(system, right)}
+    names = {name for right in Right for name in system.named(right)}
     names |= {f"{system.system}.{name}" for name, one in system.components.items() if one.participant == "amqp"}
     for name in sorted(names):
         file = user_file(settings.servers.home, name)
@@ -212,9 +212,3 @@ def _users(system: System, settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 f"{system.system}: user {name}", "not made yet; `relight serve` makes it on its private broker"
             )
-
-
-def _allowed(system: System, right: Right) -> list[str]:
-    allowed = getattr(system.allow, right.value)
-    by = getattr(allowed, "by", allowed)
-    return list(by or ())

@@ -7,11 +7,16 @@ from service.ports.actions import SILENT, Action, Done, StepContext, Waiting
 from service.ports.broker import Broker, Delivery, Lanes, Publisher, Sent, StatusReader
 from service.ports.rows import (
     EPOCH_BITS,
+    GATE_TIMER,
     MAX_ID,
     Batch,
     DeadLetter,
     DeadRow,
     EventKey,
+    GateChange,
+    GateRow,
+    GateView,
+    HeldRow,
     InboxRow,
     InstanceView,
     Loaded,
@@ -65,6 +70,7 @@ from service.ports.world import (
 
 __all__ = [
     "EPOCH_BITS",
+    "GATE_TIMER",
     "MAX_ID",
     "SILENT",
     "Action",
@@ -82,7 +88,11 @@ __all__ = [
     "EventKey",
     "FileState",
     "Files",
+    "GateChange",
+    "GateRow",
+    "GateView",
     "Grounds",
+    "HeldRow",
     "Http",
     "HttpAnswer",
     "Ids",

@@ -142,9 +142,16 @@ class StepChange:
     error: str | None = None
 
 
+GATE_TIMER = "gate"
+"""The kind of a timer that belongs to no state entry (its `entry` is -1): the first held operation expires."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimerRow:
-    """A due time of a state entry. `kind`: dwell, deadline, completed, or `step:<name>`; one a (instance, kind)."""
+    """A due time of a state entry. `kind`: dwell, deadline, completed, or `step:<name>`; one a (instance, kind).
+
+    `gate` alone outlives its state entry.
+    """
 
     instance: InstanceId
     entry: int
@@ -185,6 +192,64 @@ class OutMessage:
 class OutboxRow:
     id: int
     message: OutMessage
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """An operation that a gate holds, and the message by which it will be released, unless it expires before.
+
+    `id` grows in the order in which a system's operations were taken in (0: not stored yet). `user` as the broker
+    verified it.
+    """
+
+    system: str
+    event: EventKey
+    user: str | None
+    local: bool
+    message: OutMessage
+    held_at: datetime
+    expires_at: datetime
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GateRow:
+    """What a batch must know of one gate. `waiting`: held and not expired; `expiring`: when the first of them expires.
+
+    `held`: how many it has held since it last released. `overdue`: the first of those that have expired and were not
+    told of yet; `more`: there are others.
+    """
+
+    system: str
+    waiting: int = 0
+    held: int = 0
+    expiring: datetime | None = None
+    overdue: tuple[HeldRow, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GateChange:
+    """What a batch does to one gate, in this order: rows that `expired` go (the inbox then says that `instance` refused
+    them), all others that are stored go to the outbox before the batch's own messages (`released`), and `new` ones are
+    stored. `held` is the new count."""
+
+    system: str
+    instance: InstanceId
+    held: int
+    expired: tuple[HeldRow, ...] = ()
+    released: bool = False
+    new: tuple[HeldRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GateView:
+    """A gate that holds something, for people. `since`: when the oldest was taken in; `expiring`: of the first one."""
+
+    system: str
+    waiting: int
+    since: datetime
+    expiring: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +339,12 @@ class Batch:
     sent: tuple[int, ...] = ()
     dead: tuple[DeadLetter, ...] = ()
     observations: tuple[Observation, ...] = ()
+    gates: tuple[GateChange, ...] = ()
+
+    @property
+    def releases(self) -> bool:
+        """Rows go to the outbox that are not among this batch's own: it has to be read."""
+        return any(gate.released for gate in self.gates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +363,8 @@ class Prepared:
     instances: Mapping[InstanceId, Loaded]
     live_runs: Mapping[str, Mapping[InstanceId, str]] = field(default_factory=dict)
     """By system: the instances under way (they have a dwell or a deadline) and their states."""
+    gates: Mapping[str, GateRow] = field(default_factory=dict)
+    """By system, of those that were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

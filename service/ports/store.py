@@ -11,6 +11,7 @@ from service.ports.rows import (
     DeadLetter,
     DeadRow,
     EventKey,
+    GateView,
     InstanceView,
     Loaded,
     LogRow,
@@ -51,9 +52,18 @@ class Store(Protocol):
         ...
 
     async def prepare(
-        self, shard: int, keys: Sequence[EventKey], instances: Sequence[InstanceId], systems: Sequence[str]
+        self,
+        shard: int,
+        keys: Sequence[EventKey],
+        instances: Sequence[InstanceId],
+        systems: Sequence[str],
+        gates: Sequence[str] = (),
+        now: datetime | None = None,
     ) -> Prepared:
-        """What is known of these events and instances, in one round trip."""
+        """What is known of these events and instances, in one round trip.
+
+        `gates`: the systems whose gates matter, as they stand at `now`, which must be given with them.
+        """
         ...
 
     async def commit(self, batch: Batch) -> tuple[int, ...]:
@@ -172,8 +182,12 @@ class Reader(Protocol):
 
     async def dead_letters(self, limit: int = 100) -> tuple[DeadLetter, ...]: ...
 
+    async def gates(self, system: str | None = None) -> tuple[GateView, ...]:
+        """The gates that hold something, by system."""
+        ...
+
     async def counts(self) -> Mapping[str, int]:
-        """Rows waiting: signals, outbox, undelivered, dead, steps by status (`steps_ready`, …)."""
+        """Rows waiting: signals, outbox, undelivered, dead, held, steps by status (`steps_ready`, …)."""
         ...
 
 

@@ -63,7 +63,9 @@ def test_it_names_everything_that_comes_in_and_goes_out() -> None:
     comes_in = {kind.name for kind in EVENTS.values() if not kind.engine_raised}
     operations = DOCUMENT["operations"]
     assert {name for name, operation in operations.items() if operation["action"] == "receive"} == comes_in
-    assert {name for name, operation in operations.items() if operation["action"] == "send"} == set(NOTIFICATIONS)
+    assert {name for name, operation in operations.items() if operation["action"] == "send"} == {
+        *NOTIFICATIONS, "operation.released",
+    }  # fmt: skip
     for name, operation in operations.items():
         assert resolve(operation["channel"]["$ref"])["messages"].keys() == {name}
         (message,) = operation["messages"]

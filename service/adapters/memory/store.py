@@ -77,7 +77,13 @@ class MemoryStore(WorkerSide, ReaderSide, LeftoversSide):
 
     @door
     async def prepare(
-        self, shard: int, keys: Sequence[EventKey], instances: Sequence[InstanceId], systems: Sequence[str]
+        self,
+        shard: int,
+        keys: Sequence[EventKey],
+        instances: Sequence[InstanceId],
+        systems: Sequence[str],
+        gates: Sequence[str] = (),
+        now: datetime | None = None,
     ) -> Prepared:
         """Under way (`live_runs`) are the instances that have a dwell or a deadline."""
         runs: dict[str, dict[InstanceId, str]] = {system: {} for system in systems}
@@ -88,6 +94,7 @@ class MemoryStore(WorkerSide, ReaderSide, LeftoversSide):
             known={key: self.tables.inbox[key][0] for key in keys if key in self.tables.inbox},
             instances={one: Loaded(self.tables.instances.get(one), self.current_steps(one)) for one in instances},
             live_runs=runs,
+            gates={system: self.tables.gates.look(system, now) for system in gates if now is not None},
         )
 
     @door

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from machines.model import ENDED, InstanceId, Snapshot, StepStatus
 from schemas.base import Json
+from service.adapters.memory.gates import Gates, refused_after_all
 from service.errors import Conflict, LostLease, Poison
 from service.ports import (
     EPOCH_BITS,
@@ -60,6 +61,7 @@ class Tables:
         self.settled: dict[tuple[str, int], Settlement] = {}
         self.attempts: dict[EventKey, int] = {}
         self.configurations: dict[str, str] = {}
+        self.gates = Gates()
         self.observations: dict[tuple[InstanceId, datetime], tuple[int, float]] = {}
         self._numbers: dict[str, int] = {}
 
@@ -103,6 +105,13 @@ class Tables:
         self.dead.extend(batch.dead)
         _drop(self.signals, batch.shard, batch.signals_done)
         _drop(self.outbox, batch.shard, batch.sent)
+        for gate in batch.gates:
+            for late in gate.expired:
+                if late.event in self.inbox:
+                    known, since = self.inbox[late.event]
+                    self.inbox[late.event] = (refused_after_all(known, gate.instance), since)
+            for message in self.gates.change(gate, batch.at):
+                self.outbox[self.number("outbox")] = (batch.shard, message)
         ids = tuple(self.number("outbox") for _ in batch.outbox)
         self.outbox.update({number: (batch.shard, row) for number, row in zip(ids, batch.outbox, strict=True)})
         return ids, woken

@@ -14,6 +14,7 @@ from service.errors import LostLease
 from service.ports import (
     Clock,
     DeadLetter,
+    GateView,
     InstanceView,
     Loaded,
     LogRow,
@@ -201,6 +202,10 @@ class ReaderSide(Doors):
         return tuple(reversed(self.tables.dead))[:limit]
 
     @door
+    async def gates(self, system: str | None = None) -> tuple[GateView, ...]:
+        return self.tables.gates.views(system)
+
+    @door
     async def counts(self) -> Mapping[str, int]:
         kept = self.tables
         counts = {
@@ -209,6 +214,7 @@ class ReaderSide(Doors):
             "undelivered": len(kept.undelivered) - sum(kind == "undelivered" for kind, _ in kept.settled),
             "dead": len(kept.dead) - sum(kind == "dead" for kind, _ in kept.settled),
             "timers": len(kept.timers),
+            "held": len(kept.gates.rows),
         }
         for row in kept.steps.values():
             if row.status not in ENDED:

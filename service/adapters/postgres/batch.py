@@ -2,12 +2,13 @@
 
 import base64
 import json
+from collections.abc import Mapping, Sequence, Sized
 from datetime import datetime
 
 from machines.model import StepStatus
 from service.adapters.postgres.rows import dump, dump_planned, optional_dump, readable
 from service.errors import Poison
-from service.ports import Batch, DeadLetter, StepChange, StepRow, TimerRow
+from service.ports import Batch, DeadLetter, GateChange, HeldRow, StepChange, StepRow, TimerRow
 
 Columns = tuple[list[object], ...]
 Fields = dict[str, object]
@@ -58,13 +59,14 @@ def _columns(width: int, rows: list[tuple[object, ...]]) -> Columns:
 
 
 def _rest(batch: Batch) -> str | None:
-    rest = {
+    rest: dict[str, Sized] = {
         "leave": [{"instance": instance, "entry": entry} for instance, entry in batch.leave],
         "steps_new": [_new_step(row) for row in batch.steps_new],
         "step_changes": [_change(change) for change in batch.step_changes],
         "timers_fired": [_timer(row) for row in batch.timers_fired],
         "timers": [_timer(row) for row in batch.timers],
         "dead": [_dead(letter) for letter in batch.dead],
+        "gates": _gates(batch.gates, batch.at),
     }
     given = {name: rows for name, rows in rest.items() if rows}
     if not given:
@@ -73,6 +75,37 @@ def _rest(batch: Batch) -> str | None:
         return json.dumps(given, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise Poison(f"a value cannot be stored as JSON: {error}") from error
+
+
+def _gates(gates: Sequence[GateChange], at: datetime) -> Mapping[str, list[Fields]]:
+    parts: dict[str, list[Fields]] = {
+        "expired": [
+            {"system": gate.system, "id": row.id, "source": row.event.source, "event_id": row.event.id,
+             "instance": gate.instance}
+            for gate in gates for row in gate.expired
+        ],
+        "released": [{"system": gate.system, "at": at.isoformat()} for gate in gates if gate.released],
+        "held": [_held(row) for gate in gates for row in gate.new],
+        "counts": [{"system": gate.system, "held": gate.held} for gate in gates],
+    }  # fmt: skip
+    return {name: rows for name, rows in parts.items() if rows}
+
+
+def _held(row: HeldRow) -> Fields:
+    message = row.message
+    return {
+        "system": row.system,
+        "source": row.event.source,
+        "event_id": row.event.id,
+        "user": row.user,
+        "local": row.local,
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
+        "message_id": message.message_id,
+        "body": message.body,
+        "held_at": row.held_at.isoformat(),
+        "expires_at": row.expires_at.isoformat(),
+    }
 
 
 def _new_step(row: StepRow) -> Fields:

@@ -26,6 +26,9 @@ from service.ports import (
     Token,
 )
 
+OVERDUE = 50
+"""Expired operations of one gate that one batch tells of; the gate's timer brings the others."""
+
 
 class OwnerSide:
     """The Protocol `Store`."""
@@ -59,13 +62,20 @@ class OwnerSide:
         return due
 
     async def prepare(
-        self, shard: int, keys: Sequence[EventKey], instances: Sequence[InstanceId], systems: Sequence[str]
+        self,
+        shard: int,
+        keys: Sequence[EventKey],
+        instances: Sequence[InstanceId],
+        systems: Sequence[str],
+        gates: Sequence[str] = (),
+        now: datetime | None = None,
     ) -> Prepared:
         """Under way (`live_runs`) are the instances that have a dwell or a deadline."""
         wanted = list(dict.fromkeys(instances))
         [found] = await self._writers.fetch(
-            OWNER["prepare"], [key.source for key in keys], [key.id for key in keys], wanted, list(systems)
-        )
+            OWNER["prepare"], [key.source for key in keys], [key.id for key in keys], wanted, list(systems),
+            list(gates), now, OVERDUE,
+        )  # fmt: skip
         steps: dict[str, list[StepRow]] = {}
         for row in found["steps"]:
             steps.setdefault(row["instance"], []).append(rows.step(row))
@@ -79,6 +89,7 @@ class OwnerSide:
                 instance: Loaded(snapshots.get(instance), in_order(steps.get(instance, []))) for instance in wanted
             },
             live_runs=runs,
+            gates=rows.gates(found["gates"], found["overdue"]) if gates else {},
         )
 
     async def commit(self, batch: Batch) -> tuple[int, ...]:

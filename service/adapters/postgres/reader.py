@@ -6,7 +6,7 @@ from machines.model import InstanceId
 from service.adapters.postgres import rows
 from service.adapters.postgres.connections import Connections
 from service.adapters.postgres.queries import READER
-from service.ports import DeadLetter, InstanceView, LogRow, StepRow, TimerRow
+from service.ports import DeadLetter, GateView, InstanceView, LogRow, StepRow, TimerRow
 
 
 class ReaderSide:
@@ -37,6 +37,10 @@ class ReaderSide:
 
     async def dead_letters(self, limit: int = 100) -> tuple[DeadLetter, ...]:
         return tuple(map(rows.dead_letter, await self._views.fetch(READER["dead_letters"], limit)))
+
+    async def gates(self, system: str | None = None) -> tuple[GateView, ...]:
+        found = await self._views.fetch(READER["gates"], system)
+        return tuple(GateView(row["system"], row["waiting"], row["since"], row["expiring"]) for row in found)
 
     async def counts(self) -> Mapping[str, int]:
         return {row["what"]: row["rows"] for row in await self._views.fetch(READER["counts"])}

@@ -1,8 +1,8 @@
 """Rows of our tables as the dataclasses of `service/ports.py`, and back. No statement is sent from here."""
 
 import json
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
@@ -12,6 +12,8 @@ from service.errors import Poison
 from service.ports import (
     DeadLetter,
     EventKey,
+    GateRow,
+    HeldRow,
     InboxRow,
     LogRow,
     OutboxRow,
@@ -63,6 +65,39 @@ def snapshot(row: Row) -> Snapshot:
         data=json.loads(row["data"]),
         hash=row["hash"],
     )
+
+
+def held(row: Row) -> HeldRow:
+    return HeldRow(
+        system=row["system"],
+        event=EventKey(row["source"], row["event_id"]),
+        user=row["user"],
+        local=row["local"],
+        message=OutMessage(row["exchange"], row["routing_key"], row["message_id"], row["body"]),
+        held_at=row["held_at"],
+        expires_at=row["expires_at"],
+        id=row["id"],
+    )
+
+
+def gates(found: Sequence[str], overdue: Sequence[Row]) -> dict[str, GateRow]:
+    """The gates of a `prepare`, by system: each as JSON, and the overdue rows of all of them."""
+    late: dict[str, list[HeldRow]] = {}
+    for row in overdue:
+        late.setdefault(row["system"], []).append(held(row))
+    gates = {}
+    for text in found:
+        one = json.loads(text)
+        rows = tuple(late.get(one["system"], ()))
+        gates[one["system"]] = GateRow(
+            one["system"],
+            one["waiting"],
+            one["held"] or 0,
+            datetime.fromisoformat(one["expiring"]) if one["expiring"] else None,
+            rows,
+            one["overdue"] > len(rows),
+        )
+    return gates
 
 
 def step(row: Row) -> StepRow:

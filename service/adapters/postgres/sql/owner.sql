@@ -45,7 +45,22 @@ SELECT
         CROSS JOIN LATERAL (SELECT x.entry FROM relight.instances x WHERE x.instance = k.instance LIMIT 1) AS l
         JOIN relight.steps s ON s.instance = k.instance AND s.entry = l.entry
     ) AS steps,
-    ARRAY(SELECT r FROM relight.live_runs r WHERE r.system = ANY ($4::text[])) AS live_runs;
+    ARRAY(SELECT r FROM relight.live_runs r WHERE r.system = ANY ($4::text[])) AS live_runs,
+    ARRAY(
+        SELECT jsonb_build_object('system', k.system, 'waiting', count(h.id) FILTER (WHERE h.expires_at > $6),
+            'overdue', count(h.id) FILTER (WHERE h.expires_at <= $6),
+            'expiring', min(h.expires_at) FILTER (WHERE h.expires_at > $6),
+            'held', (SELECT g.held FROM relight.gates g WHERE g.system = k.system))::text
+        FROM unnest($5::text[]) AS k(system) LEFT JOIN relight.held h ON h.system = k.system
+        GROUP BY k.system
+    ) AS gates,
+    ARRAY(
+        SELECT h FROM unnest($5::text[]) AS k(system)
+        CROSS JOIN LATERAL (
+            SELECT x FROM relight.held x WHERE x.system = k.system AND x.expires_at <= $6::timestamptz
+            ORDER BY x.expires_at, x.id LIMIT $7
+        ) AS l(h)
+    ) AS overdue;
 
 -- commit --
 -- Writes one micro-batch: see the function.

@@ -28,6 +28,12 @@ SELECT * FROM relight.steps WHERE instance = $1 AND entry >= $2 ORDER BY entry, 
 -- The newest dead letters, newest first.
 SELECT * FROM relight.dead_letters ORDER BY id DESC LIMIT $1;
 
+-- gates --
+-- The gates that hold something.
+SELECT system, count(*) AS waiting, min(held_at) AS since, min(expires_at) AS expiring FROM relight.held
+WHERE $1::text IS NULL OR system = $1
+GROUP BY system ORDER BY system;
+
 -- counts --
 -- How many rows wait, by what they wait for.
 SELECT 'signals' AS what, count(*) AS rows FROM relight.signals
@@ -35,5 +41,6 @@ UNION ALL SELECT 'outbox', count(*) FROM relight.outbox
 UNION ALL SELECT 'undelivered', count(*) FROM relight.undelivered WHERE settled IS NULL
 UNION ALL SELECT 'dead', count(*) FROM relight.dead_letters WHERE settled IS NULL
 UNION ALL SELECT 'timers', count(*) FROM relight.timers
+UNION ALL SELECT 'held', count(*) FROM relight.held
 UNION ALL SELECT 'steps_' || s.status, count(*) FROM relight.steps s
     WHERE s.status IN ('planned', 'ready', 'running', 'waiting', 'unknown') GROUP BY s.status;

@@ -211,6 +211,30 @@ CREATE TABLE relight.observations (
     PRIMARY KEY (instance, minute)
 ) WITH (fillfactor = 80);
 
+-- In the order of `id`, which is the order in which they were taken in. `body` is what will be sent.
+CREATE TABLE relight.held (
+    system text COLLATE "C" NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    source text NOT NULL,
+    event_id text NOT NULL,
+    "user" text,
+    local boolean NOT NULL,
+    exchange text NOT NULL,
+    routing_key text NOT NULL,
+    message_id text NOT NULL,
+    body text NOT NULL,
+    held_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (system, id)
+);
+CREATE INDEX held_expiring ON relight.held (system, expires_at);
+
+-- How many a gate has held since it last released: those that expired meanwhile count too.
+CREATE TABLE relight.gates (
+    system text COLLATE "C" PRIMARY KEY,
+    held bigint NOT NULL
+) WITH (fillfactor = 50);
+
 -- What must happen in one round trip. SQLSTATE RL001: the lease is lost; RL002: somebody else wrote first.
 
 CREATE FUNCTION relight.next_token() RETURNS bigint LANGUAGE sql VOLATILE AS $$
@@ -303,7 +327,45 @@ BEGIN
     RETURN target = 'ready' OR taken;
 END $$;
 
--- What few batches have: steps and timers, as JSON; leaving comes before everything that the new state brings.
+-- What a batch does to gates, before its own messages are appended to the outbox.
+CREATE FUNCTION relight.commit_gates(the_shard int, gates jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    one record;
+BEGIN
+    IF gates ? 'expired' THEN
+        DELETE FROM relight.held h USING jsonb_to_recordset(gates -> 'expired') AS r(system text, id bigint)
+            WHERE h.system = r.system AND h.id = r.id;
+        -- Taken in when it came, refused in the end: an event has one outcome, the last one.
+        UPDATE relight.inbox i SET outcomes = i.outcomes || jsonb_build_object(r.instance, 'refused')
+            FROM jsonb_to_recordset(gates -> 'expired') AS r(source text, event_id text, instance text)
+            WHERE i.source = r.source AND i.id = r.event_id;
+    END IF;
+    IF gates ? 'released' THEN
+        FOR one IN SELECT * FROM jsonb_to_recordset(gates -> 'released') AS r(system text, at timestamptz) LOOP
+            WITH gone AS (
+                DELETE FROM relight.held h WHERE h.system = one.system AND h.expires_at > one.at
+                RETURNING h.id, h.exchange, h.routing_key, h.message_id, h.body
+            )
+            INSERT INTO relight.outbox (shard, exchange, routing_key, message_id, body)
+                SELECT the_shard, g.exchange, g.routing_key, g.message_id, g.body FROM gone g ORDER BY g.id;
+        END LOOP;
+    END IF;
+    IF gates ? 'held' THEN
+        INSERT INTO relight.held (system, source, event_id, "user", local, exchange, routing_key, message_id, body,
+                held_at, expires_at)
+            SELECT n.one ->> 'system', n.one ->> 'source', n.one ->> 'event_id', n.one ->> 'user',
+                (n.one ->> 'local')::boolean, n.one ->> 'exchange', n.one ->> 'routing_key', n.one ->> 'message_id',
+                n.one ->> 'body', (n.one ->> 'held_at')::timestamptz, (n.one ->> 'expires_at')::timestamptz
+            FROM jsonb_array_elements(gates -> 'held') WITH ORDINALITY AS n(one, place) ORDER BY n.place;
+    END IF;
+    IF gates ? 'counts' THEN
+        INSERT INTO relight.gates AS g (system, held)
+            SELECT r.system, r.held FROM jsonb_to_recordset(gates -> 'counts') AS r(system text, held bigint)
+            ON CONFLICT (system) DO UPDATE SET held = excluded.held;
+    END IF;
+END $$;
+
+-- What few batches have: steps, timers and gates, as JSON; leaving comes before everything that the new state brings.
 CREATE FUNCTION relight.commit_rest(the_shard int, rest jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     one record;
@@ -359,6 +421,9 @@ BEGIN
             FROM jsonb_to_recordset(rest -> 'dead') AS r(
                 queue text, routing_key text, reasons text[], body text, source text, event_id text, "user" text,
                 attempts int, at timestamptz);
+    END IF;
+    IF rest ? 'gates' THEN
+        PERFORM relight.commit_gates(the_shard, rest -> 'gates');
     END IF;
     -- NOTIFY serialises commits, so only the few that make steps ready or take them from a worker pay for it.
     IF woken THEN
