@@ -4,9 +4,13 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.base import Closed, Duration, Name
+
+_HTTP = r"^(POST|PUT|GET) (https?://[^\s]+|:\d{1,5}/[^\s]*|env:[A-Za-z_][A-Za-z0-9_]*|file:[^\s]+)$"
+_HEADER, _HEADER_VALUE = r"^[A-Za-z][A-Za-z0-9-]{0,62}$", r"^[^\x00-\x1f\x7f]{1,4000}$"
+"""What may stand in a header: no line end, by which another one would begin."""
 
 Argument = Annotated[str, Field(min_length=1, max_length=4000)]
 
@@ -45,19 +49,31 @@ class ByHttp(Closed):
     """The participant is told by a request, `POST :8080/pause` or `POST http://host/pause`: a 2xx answer is done.
 
     The command's data are the JSON body; a JSON object in the answer is its answer. Without a host it is 127.0.0.1.
+    A URL that holds a token is a secret reference, `POST env:PAUSE_URL`, and so may be the values of `headers`.
     `within`: how long one request may take.
     """
 
-    http: Annotated[str, Field(pattern=r"^(POST|PUT|GET) (https?://[^\s]+|:\d{1,5}/[^\s]*)$", max_length=1000)]
+    http: Annotated[str, Field(pattern=_HTTP, max_length=1000)]
+    headers: dict[Annotated[str, Field(pattern=_HEADER)], Annotated[str, Field(pattern=_HEADER_VALUE)]] = Field(
+        default_factory=dict
+    )
     within: Duration = timedelta(seconds=10)
+
+    @field_validator("http")
+    @classmethod
+    def _holds_no_password(cls, value: str) -> str:
+        where = value.split(" ", 1)[1]
+        if "://" in where and "@" in where.split("://", 1)[1].split("/", 1)[0]:
+            raise ValueError("a user or password must not stand in the file; put the URL behind env:NAME or file:PATH")
+        return value
 
     @property
     def method(self) -> str:
         return self.http.split(" ", 1)[0]
 
     @property
-    def url(self) -> str:
-        """The whole URL."""
+    def where(self) -> str:
+        """The URL, or the secret reference to it."""
         where = self.http.split(" ", 1)[1]
         return f"http://127.0.0.1{where}" if where.startswith(":") else where
 

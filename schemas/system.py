@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Closed, Duration, Name
 from schemas.checks import Check, IntegrityCheck, McpCheck, RoundTripCheck, SqlCheck
-from schemas.components import Command, Component
+from schemas.components import ByHttp, Command, Component, Participant
 from schemas.events import Right
 from schemas.rules import Alert, Allow, Channels, Freeze, Gate, Secret
 
@@ -34,6 +34,13 @@ class Mcp(Closed):
     url: Annotated[str, Field(pattern=r"^(https?://.+|env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
     tools: list[str] = Field(default_factory=list)
     token: Secret | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_password(cls, value: str) -> str:
+        if value.startswith("http") and "@" in value.split("://", 1)[1].split("/", 1)[0]:
+            raise ValueError("a user or password must not stand in the file; put the URL behind env:NAME or file:PATH")
+        return value
 
 
 class Notice(Closed):
@@ -233,6 +240,21 @@ class System(Closed):
                 return None if free == moment else free
             free = max(one.ends(free, self.zone).astimezone(UTC) for one in lines)
         return None
+
+    def secret_references(self) -> tuple[str, ...]:
+        """Every `env:…` and `file:…` of this file, each once."""
+        found = [database.url for database in self.databases.values()]
+        for server in self.mcp.values():
+            found += [server.url, server.token or ""]
+        for component in self.components.values():
+            found += component.env.values()
+            if isinstance(component.participant, Participant):
+                ways = (getattr(component.participant, command.value) for command in Command)
+                for way in ways:
+                    if isinstance(way, ByHttp):
+                        found += [way.where, *way.headers.values()]
+        found += [*self.channels.critical, *self.channels.warning, *self.channels.info]
+        return tuple(dict.fromkeys(one for one in found if one.startswith(("env:", "file:"))))
 
     def alert(self, metric: str) -> Alert | None:
         """The thresholds of `metric`, if the file has any."""

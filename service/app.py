@@ -36,6 +36,7 @@ from service.engine.owner import Owner
 from service.engine.records import canonical
 from service.engine.runner import Runner
 from service.errors import Misconfigured, Transient, Unavailable
+from service.masking import MASKS
 from service.ports import Clock, Commands, Ids, NewSignal, World
 from service.settings import Settings
 from service.steps.grounds import IDENTIFIER
@@ -66,6 +67,11 @@ class Addresses:
 
     postgres_url: str = field(repr=False)
     amqp_url: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Their passwords are logged and kept nowhere from here on."""
+        MASKS.learn(self.postgres_url)
+        MASKS.learn(self.amqp_url)
 
 
 async def serve(

@@ -1,8 +1,9 @@
 """How log lines are made: event names and fields, by structlog, also for libraries that log the standard way.
 
-Nothing here decides what is logged. Passwords in URLs are cut out of every line, whoever wrote it.
+Nothing here decides what is logged. Passwords in URLs and known secrets are cut out of every line, whoever wrote it.
 """
 
+import json
 import logging
 import re
 import sys
@@ -11,7 +12,9 @@ from typing import Any, TextIO
 
 import structlog
 
+from service.masking import MASKS
 from service.settings import LogFormat, Logs
+from service.visible import in_json, in_one_line, visible
 
 PASSWORD = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]*@", re.IGNORECASE)
 
@@ -23,9 +26,13 @@ UNHEARD = "relight-unheard"
 """The name of threads whose libraries log nothing here: while they reach people they log whole URLs, tokens and all."""
 
 
+OUR_OWN = ("at", "level")
+"""Fields that hold words of our own, whatever somebody chose as a password."""
+
+
 def redact(text: str) -> str:
-    """The text with every password of a URL replaced by `***`."""
-    return PASSWORD.sub(r"\g<before>:***@", text)
+    """The text with every password of a URL, and every secret that this process has resolved, replaced by `***`."""
+    return PASSWORD.sub(r"\g<before>:***@", MASKS.hide(text))
 
 
 def _redacted(value: object) -> object:
@@ -33,7 +40,7 @@ def _redacted(value: object) -> object:
         case str():
             return redact(value)
         case Mapping():
-            return {key: _redacted(inner) for key, inner in value.items()}
+            return {_redacted(key): _redacted(inner) for key, inner in value.items()}
         case list() | tuple():
             return [_redacted(inner) for inner in value]
         case None | bool() | int() | float():
@@ -43,7 +50,28 @@ def _redacted(value: object) -> object:
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {key: value if key.startswith("_") else _redacted(value) for key, value in event.items()}
+    return {key: value if key.startswith("_") or key in OUR_OWN else _redacted(value) for key, value in event.items()}
+
+
+def _visible_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For a terminal: what strangers wrote steers nobody's screen, and forges no line. A traceback has lines."""
+    return {key: _shown(value) if key != "exception" else visible(str(value)) for key, value in event.items()}
+
+
+def _shown(value: object) -> object:
+    match value:
+        case str():
+            return in_one_line(value)
+        case dict():
+            return {_shown(key): _shown(inner) for key, inner in value.items()}
+        case list():
+            return [_shown(inner) for inner in value]
+        case _:
+            return value
+
+
+def _as_json(event: Any, **options: Any) -> str:
+    return in_json(json.dumps(event, **options))
 
 
 def configure(logs: Logs, stream: TextIO | None = None) -> None:
@@ -57,16 +85,16 @@ def configure(logs: Logs, stream: TextIO | None = None) -> None:
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
     ]
-    last: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="at")
+    last: list[structlog.typing.Processor] = (
+        [_visible_event, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="at")]
         if as_text
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
+        else [structlog.processors.JSONRenderer(serializer=_as_json, ensure_ascii=False)]
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact_event, last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact_event, *last],
         )
     )
     handler.addFilter(lambda record: record.threadName != UNHEARD)

@@ -5,16 +5,20 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from schemas.base import Json
 from service.errors import Permanent
+from service.masking import MASKS, Masks
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class References:
-    """Resolves against an environment: Relight's own, unless a test gives another."""
+    """Resolves against an environment: Relight's own, unless a test gives another. What it resolved is hidden by
+    `masks`, those of this process, from then on."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, masks: Masks = MASKS) -> None:
         self._environment = os.environ if environment is None else environment
+        self._masks = masks
 
     def resolve(self, reference: str, folder: str) -> str:
         """The value behind `env:NAME` or `file:path`; any other text is itself.
@@ -22,10 +26,23 @@ class References:
         A path may hold `${NAME}` and is relative to `folder`; one line end after the value is not part of it. Raises
         Permanent, naming the reference and never the value, when something is missing.
         """
+        if not reference.startswith(("env:", "file:")):
+            return reference
+        value = self._value(reference, folder)
+        self._masks.learn(value)
+        return value
+
+    def hide(self, text: str, spare: str = "") -> str:
+        """The text without any value that was resolved in this process."""
+        return self._masks.hide(text, spare)
+
+    def hide_in(self, value: Json, spare: str = "") -> Json:
+        """The same for every text in a JSON value."""
+        return self._masks.hide_in(value, spare)
+
+    def _value(self, reference: str, folder: str) -> str:
         if reference.startswith("env:"):
             return self._variable(reference.removeprefix("env:"), reference)
-        if not reference.startswith("file:"):
-            return reference
         path = _VARIABLE.sub(lambda found: self._variable(found[1], reference), reference.removeprefix("file:"))
         try:
             value = (Path(folder) / path).read_text()

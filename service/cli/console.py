@@ -1,4 +1,7 @@
-"""What goes to the screen: tables and lines for people, JSON for programs. Without a terminal no control characters."""
+"""What goes to the screen: tables and lines for people, JSON for programs. Without a terminal no control characters.
+
+Whatever strangers wrote (reasons, names, output of programs) is shown and never obeyed; known secrets are not shown.
+"""
 
 import dataclasses
 import sys
@@ -16,6 +19,8 @@ from rich.text import Text
 
 from service.cli.render import Line, Tone
 from service.cli.words import typed
+from service.masking import MASKS
+from service.visible import in_json, in_one_line, visible
 
 STYLES = {
     Tone.PLAIN: "",
@@ -49,21 +54,21 @@ class Screen:
 
     def confirm(self, question: str) -> bool:
         """A person's yes; anything else, an empty line too, is a no."""
-        return self.out.input(f"{question} Type yes: ").strip().lower() == "yes"
+        return self.out.input(f"{_safe(question)} Type yes: ").strip().lower() == "yes"
 
     def line(self, line: Line) -> None:
-        self.out.print(Text(typed(line.text), STYLES[line.tone]), soft_wrap=True)
+        self.out.print(Text(shown(typed(line.text)), STYLES[line.tone]), soft_wrap=True)
 
     def say(self, text: str, tone: Tone = Tone.PLAIN) -> None:
-        self.out.print(Text(typed(text), STYLES[tone]), soft_wrap=True)
+        self.out.print(Text(_safe(typed(text)), STYLES[tone]), soft_wrap=True)
 
     def note(self, text: str, tone: Tone = Tone.QUIET) -> None:
         """Said beside the result: never in the way of a program that reads it."""
-        self.err.print(Text(typed(text), STYLES[tone]), soft_wrap=True)
+        self.err.print(Text(_safe(typed(text)), STYLES[tone]), soft_wrap=True)
 
     def problem(self, text: str) -> None:
         """An error, for people: the first line is marked, what follows is as it was written."""
-        first, _, rest = typed(text).partition("\n")
+        first, _, rest = _safe(typed(text)).partition("\n")
         self.err.print(Text.assemble(("relight: ", STYLES[Tone.BAD]), first), soft_wrap=True)
         if rest:
             self.err.print(Text(rest), soft_wrap=True)
@@ -71,13 +76,26 @@ class Screen:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(shown(cell)) for cell in row))
         self.out.print(table)
+
+    def page(self, text: str) -> None:
+        """A document as it is: no wrapping, no colour."""
+        self.out.out(_safe(text), end="", highlight=False)
 
     def json(self, value: object) -> None:
         """One JSON document; `lines` of a stream are one document each."""
-        sys.stdout.write(to_json(value) + "\n")
+        sys.stdout.write(in_json(MASKS.hide(to_json(value))) + "\n")
         sys.stdout.flush()
+
+
+def shown(text: str) -> str:
+    """One line as a terminal may show it: no secret, nothing that steers it, no second line."""
+    return in_one_line(MASKS.hide(text))
+
+
+def _safe(text: str) -> str:
+    return visible(MASKS.hide(text))
 
 
 def to_json(value: object) -> str:

@@ -64,18 +64,10 @@ def _resolver(system: System) -> Resolve:
     return lambda reference: references.resolve(reference, system.folder)
 
 
-def _references(system: System) -> Iterator[str]:
-    for database in system.databases.values():
-        yield database.url
-    for server in system.mcp.values():
-        yield from (server.url, *((server.token,) if server.token else ()))
-    for component in system.components.values():
-        yield from component.env.values()
-
-
 def _secrets(system: System, resolve: Resolve) -> Iterator[Finding]:
-    wanted = dict.fromkeys(one for one in _references(system) if one.startswith(("env:", "file:")))
-    for reference in wanted:
+    # Channels have findings of their own.
+    channels = {*system.channels.critical, *system.channels.warning, *system.channels.info}
+    for reference in (one for one in system.secret_references() if one not in channels):
         mend = "set the variable for `relight serve`" if reference.startswith("env:") else "write the file"
         made = " (a component of the system may write it when it starts)" if reference.startswith("file:") else ""
         yield looked(f"{system.system}: secret {reference}", lambda r=reference: _there(resolve, r), f"{mend}{made}")  # type: ignore[misc]  # bound at once

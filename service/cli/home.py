@@ -16,6 +16,7 @@ from schemas.system import System
 from service.embedded import Endpoints
 from service.embedded.place import write_private
 from service.errors import RelightError
+from service.masking import MASKS
 from service.settings import Servers
 
 ENDPOINTS = "endpoints.json"
@@ -33,6 +34,11 @@ class Found:
     amqp_url: str = field(repr=False)
     by: str
     health_url: str | None = None
+
+    def __post_init__(self) -> None:
+        """Their passwords are shown nowhere from here on."""
+        MASKS.learn(self.postgres_url)
+        MASKS.learn(self.amqp_url)
 
 
 def find(servers: Servers) -> Found:

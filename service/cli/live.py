@@ -6,7 +6,7 @@ from typing import Self
 from rich.live import Live
 from rich.text import Text
 
-from service.cli.console import STYLES, Screen
+from service.cli.console import STYLES, Screen, shown
 from service.cli.render import Line, Tone
 
 
@@ -37,4 +37,4 @@ class LiveLines:
 
     def pending(self, text: str) -> None:
         if self._live is not None:
-            self._live.update(Text(f"{' ' * 11}{text}" if text else "", STYLES[Tone.QUIET]), refresh=True)
+            self._live.update(Text(f"{' ' * 11}{shown(text)}" if text else "", STYLES[Tone.QUIET]), refresh=True)

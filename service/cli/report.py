@@ -16,7 +16,7 @@ from service.steps.reporting import history
 def report(settings: Settings, screen: Screen, instance: str, restart: str | None) -> int:
     """Markdown on standard output. Raises RelightError when there is no such instance or restart."""
     page = asyncio.run(_report(settings, InstanceId(instance), restart))
-    screen.out.out(page, end="", highlight=False)
+    screen.page(page)
     return 0
 
 

@@ -4,6 +4,7 @@ Whether the claim still lasts is not looked at here: whoever holds it cancels th
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -18,7 +19,17 @@ from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
 from service.engine.records import canonical, keepable
-from service.errors import LostLease, Misconfigured, Permanent, Poison, Retry, Transient, Unavailable, Unknown
+from service.errors import (
+    LostLease,
+    Misconfigured,
+    Permanent,
+    Poison,
+    Retry,
+    StepError,
+    Transient,
+    Unavailable,
+    Unknown,
+)
 from service.ports import Action, Clock, Done, Ids, NewSignal, StepContext, StepRow, StepStore, Waiting, World
 
 FIRST_PAUSE = 0.5
@@ -123,6 +134,7 @@ class Performer:
     async def _context(self, row: StepRow) -> StepContext:
         loaded = await self._patiently(lambda: self._store.context(row))
         system = await self._configuration(row)
+        self._learn_secrets(system)
         results = {step.key.name: step.result for step in loaded.steps if step.status in SETTLED}
         data = loaded.snapshot.data if loaded.snapshot is not None else {}
         return StepContext(row, system, data, results, self._world, self._clock)
@@ -159,8 +171,9 @@ class Performer:
     ) -> None:
         outcome = "retrying" if status is StepStatus.READY else str(status)
         seconds = self._clock.monotonic() - began
-        # A component's last words may hold anything; what they say must not keep the step from ending.
-        error = keepable(error)[:LONGEST_ERROR] if error is not None else None
+        # A component's last words may hold anything; what they say must not keep the step from ending, and no secret.
+        error = keepable(self._world.secrets.hide(error))[:LONGEST_ERROR] if error is not None else None
+        result = self._without_secrets(row, result)
         metrics.STEPS.labels(action=row.planned.action, outcome=outcome).inc()
         metrics.STEP_SECONDS.labels(action=row.planned.action).observe(seconds)
         log.info(
@@ -172,10 +185,24 @@ class Performer:
             await self._patiently(lambda: self._store.finish(row, status, result, error, ready_at, signal))
         except Poison as poison:
             # The effect stands; what the action returned cannot be stored. Without it nobody could rely on the effect.
-            why = keepable(f"what {row.planned.action} returned cannot be stored: {poison}")[:LONGEST_ERROR]
+            why = self._world.secrets.hide(f"what {row.planned.action} returned cannot be stored: {poison}")
+            why = keepable(why)[:LONGEST_ERROR]
             signal = self._signal(row, "failed", result={}, error=why, seconds=round(seconds, 3))
             failed = StepStatus.FAILED
             await self._patiently(lambda: self._store.finish(row, failed, {}, why, None, signal))
+
+    def _learn_secrets(self, system: System) -> None:
+        """All that the file names, before anybody can repeat one: a component that a Relight before us started may."""
+        for reference in system.secret_references():
+            with contextlib.suppress(StepError):  # who needs it says so
+                self._world.secrets.resolve(reference, system.folder)
+
+    def _without_secrets(self, row: StepRow, result: Mapping[str, Json]) -> Mapping[str, Json]:
+        """What stands in the system's file is public: a weak password that is also a folder's name spoils no URL."""
+        definitions = self._definitions()
+        public = definitions.configuration(row.config_hash).canonical() if definitions.knows(row.config_hash) else ""
+        hidden = self._world.secrets.hide_in(dict(result), public)
+        return hidden if isinstance(hidden, dict) else {}
 
     async def _wait(self, row: StepRow, waiting: Waiting) -> None:
         signal = self._signal(row, "waiting", whom=waiting.whom, until=waiting.until)

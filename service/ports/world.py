@@ -287,6 +287,15 @@ class Secrets(Protocol):
         """The value behind `env:NAME` or `file:/path`; other text is itself. Raises Permanent when it is missing."""
         ...
 
+    def hide(self, text: str, spare: str = "") -> str:
+        """The text with `***` for every value that was resolved here, however it is written. What stands in `spare` is
+        public anyway and stays."""
+        ...
+
+    def hide_in(self, value: Json, spare: str = "") -> Json:
+        """The same for every text in a JSON value, names included."""
+        ...
+
 
 class Chronicle(Protocol):
     """What Relight itself wrote down about an instance, read only: for the report of a run."""

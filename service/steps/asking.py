@@ -20,7 +20,7 @@ from schemas.events import PREFIX, AnswerOutcome, ParticipantAnswered
 from schemas.notifications import CommandData
 from service.errors import Permanent, Retry
 from service.ports import SILENT, StepContext, Waiting
-from service.steps.naming import environment, folder, hide
+from service.steps.naming import environment, folder
 
 SOURCE = "relight"
 """What Relight calls itself in CloudEvents."""
@@ -99,7 +99,8 @@ async def run(context: StepContext, component: str, command: Command, way: ByCom
     status, output, errors = await context.world.programs.run(way.command, given, folder(context.system, spec), within)
     program = PurePosixPath(way.command[0]).name
     if status != 0:
-        said = hide(errors.strip()[-SAID:], context, component) or "nothing"
+        # Hidden first and cut then: half of a secret would be found by nobody.
+        said = context.world.secrets.hide(errors.strip())[-SAID:] or "nothing"
         raise Retry(f"{component} was told to {command} by {program}, which ended with status {status}, saying: {said}")
     read = _read(context, component, command, output, program)
     return Answer("command", read.digest, read.where, read.detail, dict(read.values))
@@ -120,16 +121,18 @@ async def post(
     """
     within = min(way.within, within)
     data = _command(context, component, command, context.clock.now() + within, arguments)
-    headers = {"Idempotency-Key": context.command_id, "Accept": "application/json"}
+    resolve, folder_ = context.world.secrets.resolve, context.system.folder
+    url, more = resolve(way.where, folder_), {name: resolve(value, folder_) for name, value in way.headers.items()}
+    headers = {**more, "Idempotency-Key": context.command_id, "Accept": "application/json"}
     body = None if way.method == "GET" else data.model_dump_json().encode()
     if body is not None:
         headers["Content-Type"] = "application/json"
     try:
-        said = await context.world.http.send(way.method, way.url, headers, body, within)
+        said = await context.world.http.send(way.method, url, headers, body, within)
     except Retry as error:
         raise Unheard(f"{component} was told to {command} at {place(way)}: {error}", error.after) from error
     what = f"{component} was told to {command} at {place(way)}, which answered {said.status}"
-    head = hide(said.body.decode("utf-8", "replace").strip()[:SAID], context, component) or "nothing"
+    head = context.world.secrets.hide(said.body.decode("utf-8", "replace").strip())[:SAID] or "nothing"
     if said.status >= 500 or said.status in PASSING:
         raise Retry(f"{what}, saying: {head}")
     if 300 <= said.status < 400:
@@ -145,8 +148,10 @@ class Unheard(Retry):
 
 
 def place(way: ByHttp) -> str:
-    """Where a participant is told, for people: without a user, a password or a query, which may be secret."""
-    parts = urlsplit(way.url)
+    """Where a participant is told, for people: a reference as it stands, or a URL without its query."""
+    if way.where.startswith(("env:", "file:")):
+        return way.where
+    parts = urlsplit(way.where)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -1,6 +1,5 @@
 """Names and surroundings of a component, as every action needs them. Nothing is done to anything here."""
 
-import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
@@ -9,8 +8,6 @@ from schemas.components import Component
 from schemas.system import System
 from service.errors import Permanent
 from service.ports import StepContext
-
-_REFERENCE = re.compile(r"^(env|file):")
 
 
 def process_name(system: System, component: str) -> str:
@@ -33,14 +30,6 @@ def environment(context: StepContext, name: str) -> dict[str, str]:
     given = {key: resolve(value, folder) for key, value in context.system.components[name].env.items()}
     whole = process_name(context.system, name)
     return {**given, "RELIGHT_SYSTEM": context.system.system, "RELIGHT_COMPONENT": name, "PGAPPNAME": whole}
-
-
-def hide(text: str, context: StepContext, name: str) -> str:
-    """The text without the values of the component's secret references."""
-    for reference in context.system.components[name].env.values():
-        if _REFERENCE.match(reference):
-            text = text.replace(context.world.secrets.resolve(reference, context.system.folder), "***")
-    return text
 
 
 def folder(system: System, component: Component) -> str:

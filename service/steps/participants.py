@@ -139,6 +139,12 @@ class Flush(Tell):
         """Result besides the answer: `read_back` true and `bytes`. Raises Permanent when the claim does not hold."""
         if not said.digest or not said.where:
             raise Permanent(f"{name} says it flushed, but names no digest or no place: nothing can be read back")
+        if context.world.secrets.hide(said.where, context.system.canonical()) != said.where:
+            # It would be written down without that part, and nobody would find it after the start.
+            raise Permanent(
+                f"{name} flushed to {said.where}, a place whose name holds the value of a secret reference of "
+                f"{context.system.system}. Have it flush elsewhere, or write what is no secret without env: and file:"
+            )
         content = await context.world.storage.read(said.where)
         found = hashlib.sha256(content).hexdigest()
         if found != said.digest:

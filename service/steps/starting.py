@@ -12,7 +12,7 @@ from service.errors import Permanent, Retry, StepError
 from service.ports import Done, ProcessState, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, post, run, silent
 from service.steps.ending import kill, named
-from service.steps.naming import environment, folder, hide, process_name, record, the_component
+from service.steps.naming import environment, folder, process_name, record, the_component
 from service.steps.snapshots import sealed
 
 PATIENCE = 0.8
@@ -25,6 +25,8 @@ DATABASE_WITHIN = timedelta(seconds=5)
 """For one `select 1` to a database that the component needs."""
 LAST_WORDS = 600
 """Characters of its log that an error message repeats."""
+LOG_END = 64 * 1024
+"""Bytes of its log in which secrets are hidden before it is cut to these: a secret cut in two would not be found."""
 
 
 class Start:
@@ -128,17 +130,18 @@ class Start:
         if state.running:
             return state
         how = "nobody saw how" if state.exit_status is None else f"exit status {state.exit_status}"
-        said = await self._last_words(context, name, state)
+        said = await self._last_words(context, state)
         raise Retry(f"{name} ended right after its start ({how}); its log {state.log} ends: {said}")
 
-    async def _last_words(self, context: StepContext, name: str, state: ProcessState) -> str:
+    async def _last_words(self, context: StepContext, state: ProcessState) -> str:
         if state.log is None:
             return "(no log)"
         try:
             content = await context.world.storage.read(f"file://{quote(state.log)}")
         except StepError as error:
             return f"(not readable: {error})"
-        return hide(content[-LAST_WORDS:].decode("utf-8", "replace").strip(), context, name) or "(nothing)"
+        end = content[-LOG_END:].decode("utf-8", "replace").strip()
+        return context.world.secrets.hide(end)[-LAST_WORDS:] or "(nothing)"
 
     async def _reported(self, context: StepContext, name: str) -> Done:
         whole = process_name(context.system, name)

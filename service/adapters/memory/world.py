@@ -15,6 +15,7 @@ from service.adapters.memory.chronicle import MemoryChronicle
 from service.adapters.memory.participants import MemoryCommands, MemoryParticipant
 from service.adapters.memory.storage import MemoryDumps, MemoryStorage
 from service.errors import Permanent, Retry, StepError
+from service.masking import Masks
 from service.ports import (
     Chronicle,
     Clock,
@@ -282,13 +283,21 @@ class MemorySecrets:
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
+        self.masks = Masks()
 
     def resolve(self, reference: str, folder: str) -> str:
         if not reference.startswith(("env:", "file:")):
             return reference
         if reference not in self.values:
             raise Permanent(f"the secret {reference} is missing")
+        self.masks.learn(self.values[reference])
         return self.values[reference]
+
+    def hide(self, text: str, spare: str = "") -> str:
+        return self.masks.hide(text, spare)
+
+    def hide_in(self, value: Json, spare: str = "") -> Json:
+        return self.masks.hide_in(value, spare)
 
 
 class MemoryWorld:
