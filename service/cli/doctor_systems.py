@@ -17,6 +17,8 @@ from schemas.system import System
 from service.cli.home import user_file
 from service.errors import RelightError, StepError
 from service.settings import Settings
+from service.steps.grounds import IDENTIFIER
+from service.steps.naming import folder, process_name
 
 WITHIN = timedelta(seconds=8)
 """For each look at something that is away from this host."""
@@ -47,6 +49,7 @@ async def of_system(system: System, settings: Settings) -> list[Finding]:
         *_secrets(system, resolve),
         *await _databases(system, resolve),
         *_programs(system),
+        *await _strangers(system, settings),
         *await _mcp(system, resolve),
         *await _storage(system),
         *_channels(system, resolve),
@@ -87,11 +90,47 @@ async def _databases(system: System, resolve: Resolve) -> list[Finding]:
         version = await databases.value(resolve(url), "select current_setting('server_version')", WITHIN)
         return f"PostgreSQL {version} answers"
 
+    async def compare(url: str, pinned: str) -> str:
+        found = str(await databases.value(resolve(url), IDENTIFIER, WITHIN))
+        if found != pinned:
+            raise StepError(
+                f"its server is {found}, but identity: pins {pinned}: nothing on it would be stopped or dumped"
+            )
+        return f"the pinned server {pinned}"
+
     mend = "start it, or correct the DSN that its reference leads to"
-    return [
-        await _asked(f"{system.system}: database {name}", lambda url=database.url: ask(url), mend)  # type: ignore[misc]  # bound at once
-        for name, database in system.databases.items()
-    ]
+    moved = "correct the DSN, or, if the database was moved on purpose, the identity: of the file"
+    findings = []
+    for name, database in system.databases.items():
+        what = f"{system.system}: database {name}"
+        findings.append(await _asked(what, lambda url=database.url: ask(url), mend))  # type: ignore[misc]  # bound at once
+        pinned = system.identity.get(name)
+        if pinned is not None and findings[-1].problem is None:
+            same = lambda url=database.url, pinned=pinned: compare(url, pinned)  # noqa: E731  # one line, used once
+            findings.append(await _asked(f"{what}: identity", same, moved))
+    return findings
+
+
+async def _strangers(system: System, settings: Settings) -> list[Finding]:
+    """Components that somebody else runs. Those that nobody runs, or this Relight, are no finding."""
+    from service.adapters.processes.local import SupervisedProcesses
+    from service.clock import SystemClock
+
+    processes, findings = SupervisedProcesses(settings.servers.home / "processes", SystemClock()), []
+    for name, component in system.components.items():
+        whole, what = process_name(system, name), f"{system.system}: {name}: process"
+        try:
+            if (await processes.state(whole)).running:
+                continue
+            pids = await processes.strangers(whole, component.process, folder(system, component))
+        except StepError as error:
+            findings.append(Finding(what, problem=str(error), mend="look at the process itself"))
+            continue
+        if pids:
+            problem = f"runs as pid {', '.join(map(str, pids))}, which this Relight did not start"
+            mend = "end it where it was started and let `relight serve` start it; no second copy is started meanwhile"
+            findings.append(Finding(what, problem=problem, mend=mend))
+    return findings
 
 
 async def _asked(what: str, ask: Callable[[], Awaitable[str]], mend: str) -> Finding:

@@ -38,6 +38,11 @@ class Processes(Protocol):
 
     async def state(self, name: str) -> ProcessState: ...
 
+    async def strangers(self, name: str, command: Sequence[str], folder: str) -> tuple[int, ...]:
+        """The pids of processes here that look like this component, same arguments in the same folder, and were not
+        started by this Relight: a start would make a second copy. Raises Retry when that cannot be told now."""
+        ...
+
     async def tell(self, name: str, signal: str) -> None:
         """Sends a signal (`USR1`, `TERM`; `KILL` to its group) to the process, pid and start time compared first."""
         ...

@@ -1,5 +1,5 @@
 """Never stopping what Relight stands on, nor a server that is another one than the file pins: `identity.check`, and the
-look that precedes every ending of a process."""
+looks that precede every ending and every start of a process."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from schemas.base import Json
 from schemas.system import System
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext
-from service.steps.naming import process_name
+from service.steps.naming import folder, process_name
 
 IDENTIFIER = "select system_identifier::text from pg_control_system()"
 """Which server a database is on: given at initdb, the same in every database of it, unlike that of any other server."""
@@ -49,6 +49,20 @@ async def stand_clear(context: StepContext, name: str) -> None:
         )
 
 
+async def no_second_copy(context: StepContext, name: str) -> None:
+    """To be called before a component that does not run is started. Raises Permanent when somebody else started it."""
+    system, component = context.system, context.system.components[name]
+    whole = process_name(system, name)
+    pids = await context.world.processes.strangers(whole, component.process, folder(system, component))
+    if pids:
+        raise Permanent(
+            f"{name} runs already as pid {', '.join(map(str, pids))}, which this Relight did not start: it is not "
+            "taken over, and no second copy was started. End it where it was started, then let Relight start it "
+            f"(`relight act lifecycle/{system.system} adopt`, or retry). If it is something else, give the component "
+            "another argument or `cwd`"
+        )
+
+
 class CheckIdentity:
     """Before anything is stopped: every pinned database is on the very server that is pinned, and Relight stands on
     nothing that this restart stops. Twice is safe: it only looks.
@@ -70,6 +84,8 @@ class CheckIdentity:
         stopped = [name for name, component in context.system.components.items() if not component.keep]
         for name in stopped:
             await stand_clear(context, name)
+            if not (await context.world.processes.state(process_name(context.system, name))).running:
+                await no_second_copy(context, name)
         return Done({"identities": identities, "stands_on": [], "components": list(stopped)})
 
     async def probe(self, context: StepContext) -> Done | None:

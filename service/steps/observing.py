@@ -9,6 +9,7 @@ from schemas.system import System
 from service.errors import Retry
 from service.ports import Done, StepContext
 from service.steps.ending import named
+from service.steps.grounds import no_second_copy
 from service.steps.naming import process_name, the_component
 
 LOOK_AGAIN = timedelta(seconds=1)
@@ -16,7 +17,8 @@ LOOK_AGAIN = timedelta(seconds=1)
 
 
 class Observe:
-    """Whether a component runs. Twice is safe: it only looks."""
+    """Whether a component runs. Twice is safe: it only looks. What somebody else started is not taken over, and nothing
+    is started beside it."""
 
     name = "component.observe"
     twice_is_safe = True
@@ -25,9 +27,11 @@ class Observe:
         return f"look whether {step.component} runs"
 
     async def perform(self, context: StepContext) -> Done:
-        """Result: `running`, `pid`, `started` (clock ticks since boot)."""
+        """Result: `running`, `pid`, `started` (clock ticks since boot). Raises Permanent when a stranger runs it."""
         name, _ = the_component(context)
         state = await context.world.processes.state(process_name(context.system, name))
+        if not state.running:
+            await no_second_copy(context, name)
         return Done({"running": state.running, **named(state)})
 
     async def probe(self, context: StepContext) -> Done | None:

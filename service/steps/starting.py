@@ -12,6 +12,7 @@ from service.errors import Permanent, Retry, StepError
 from service.ports import Done, ProcessState, StepContext, Waiting
 from service.steps.asking import Answer, answer, ask, post, run, silent
 from service.steps.ending import kill, named
+from service.steps.grounds import no_second_copy
 from service.steps.naming import environment, folder, process_name, record, the_component
 from service.steps.snapshots import sealed
 
@@ -72,6 +73,7 @@ class Start:
 
     async def _start(self, context: StepContext, name: str, component: Component, end: float) -> ProcessState:
         """What it needs may itself just be coming up: a database that does not answer yet, a DSN not written yet."""
+        await no_second_copy(context, name)
         while True:
             try:
                 given = environment(context, name)

@@ -21,7 +21,8 @@ from service.ports import EventKey, InstanceView, LogRow, StepKey, StepRow
 
 NOW = datetime.now(UTC)
 COMMANDS = (
-    "demo", "serve", "doctor", "down", "migrate", "restart", "publish", "watch", "status", "act", "approve", "dead",
+    "demo", "serve", "doctor", "down", "migrate", "restart", "publish", "watch", "status", "act", "adopt", "approve",
+    "dead",
     "report", "schema", "history", "plan", "verify", "diagram",
 )  # fmt: skip
 

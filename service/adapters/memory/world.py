@@ -53,8 +53,9 @@ class _Process:
 
 
 class MemoryProcesses:
-    """Processes by name. `told` lists every signal sent, `starts` counts the starts; `on_start` and `on_end` are called
-    with the name (and the environment) so that a participant can live in the process."""
+    """Processes by name. `told` lists every signal sent, `starts` counts the starts, `copies` holds the pids of
+    strangers that look like it; `on_start` and `on_end` are called with the name (and the environment) so that a
+    participant can live in the process."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -63,6 +64,7 @@ class MemoryProcesses:
         self.scripts: dict[str, ProcessScript] = {}
         self.told: list[tuple[str, str]] = []
         self.starts: dict[str, int] = {}
+        self.copies: dict[str, tuple[int, ...]] = {}
         self.on_start: Callable[[str, Mapping[str, str]], None] = lambda name, environment: None
         self.on_end: Callable[[str], None] = lambda name: None
 
@@ -89,6 +91,9 @@ class MemoryProcesses:
             self._end(name, process, 0)
         running = process.exit_status is None
         return ProcessState(running, process.pid, process.started, process.exit_status)
+
+    async def strangers(self, name: str, command: Sequence[str], folder: str) -> tuple[int, ...]:
+        return self.copies.get(name, ())
 
     async def tell(self, name: str, signal: str) -> None:
         if not (await self.state(name)).running:

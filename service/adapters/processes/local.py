@@ -16,6 +16,7 @@ from pathlib import Path
 
 from schemas.base import NAME_PATTERN
 from service.adapters.processes import record
+from service.adapters.processes.strangers import strangers
 from service.children import base_environment
 from service.errors import Permanent, Retry
 from service.ports import Clock, ProcessState
@@ -26,6 +27,8 @@ LOOK = 0.02
 """Seconds between two looks at a process that is to end."""
 STATUS_WITHIN = 1.0
 """Seconds that a supervisor gets to write down the exit status of a process that is gone."""
+STRANGERS_WITHIN = 15.0
+"""Seconds for one look at all processes of this host (normally 0.05)."""
 ROOT = Path(__file__).resolve().parents[3]
 """The folder from which `service` is imported, for the supervisor's own Python."""
 
@@ -60,6 +63,16 @@ class SupervisedProcesses:
             return ProcessState(running=False)
         running = record.runs(found)
         return ProcessState(running, found.pid, found.started, None if running else found.exit_status, found.log)
+
+    async def strangers(self, name: str, command: Sequence[str], folder: str) -> tuple[int, ...]:
+        """The pids of look-alikes that were not started here; see the port."""
+        found = self._read(name)
+        known = found.pid if found is not None else None
+        try:
+            async with asyncio.timeout(STRANGERS_WITHIN):
+                return await asyncio.to_thread(strangers, name, command, folder, known)
+        except (TimeoutError, OSError) as error:
+            raise Retry(f"this host's processes could not be looked at for copies of {name}: {error}") from error
 
     async def tell(self, name: str, signal_name: str) -> None:
         """Sends `USR1`, `TERM`, … to the process, `KILL` to its group. Raises Retry when it does not run any more."""
