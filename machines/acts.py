@@ -56,9 +56,10 @@ def _of_steps(steps: Mapping[str, StepStatus]) -> Iterator[WayOut]:
 
 def _of_instance(machine: Machine, state: str) -> Iterator[WayOut]:
     for act in Act:
-        taken = next((t for t in machine.transitions if state in t.sources and t.trigger == f"operator.{act}"), None)
-        if taken is not None:
-            yield WayOut(act, f"{taken.reason}: {taken.target}")
+        ways = [t for t in machine.transitions if state in t.sources and t.trigger == f"operator.{act}"]
+        if ways:
+            # Which of several is taken, the facts decide: the first that they allow.
+            yield WayOut(act, "; else ".join(f"{way.reason}: {way.target}" for way in ways))
 
 
 def answers(instance: InstanceId, asked: Asks) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ class Configuration:
     def key(self) -> Key:
         # Steps of one position are alike: which of two checks failed makes no other course than the other one failing.
         steps = tuple(sorted((s.planned.position, s.planned.action, s.status, _outline(s.result)) for s in self.steps))
-        data = tuple(sorted((name, _remembered(name, value)) for name, value in self.data.items()))
+        data = tuple(sorted((name, _remembered(self.state, name, value)) for name, value in self.data.items()))
         return (self.state, self.entered, data, steps, self.moment, self.dwelled, self.proofs)
 
 
@@ -266,6 +266,9 @@ _PROOFS = {"operational": "checks", "shutting_down": "snapshot"}
 _DOUBT = frozenset({"component.start", "component.stop", "participant.pause"})
 """Actions after which earlier checks prove nothing any more."""
 
+_STANDS_STILL = frozenset({"participant.disconnect", "component.stop", "component.confirm_stopped", "notice.tell"})
+"""Actions during which the system goes on holding what its system snapshot says."""
+
 
 def _proven(left: Configuration) -> frozenset[str]:
     """The proofs that hold when `left` has been left, from the evidence alone."""
@@ -278,7 +281,8 @@ def _proven(left: Configuration) -> frozenset[str]:
             proofs.add("checks")
     elif actions & _DOUBT:
         proofs.discard("checks")
-    proofs.discard("snapshot")
+    if actions - _STANDS_STILL:
+        proofs.discard("snapshot")
     read = {step.planned.action: step for step in left.steps if step.status is StepStatus.DONE}
     sealed, back = read.get("snapshot.seal"), read.get("snapshot.verify")
     if sealed and back and back.result.get("verified") and back.result.get("sha256") == sealed.result.get("sha256"):
@@ -355,7 +359,9 @@ _EXACT = frozenset({BUDGETS, "level", "breached_at", "critical_at", "measured_at
 """What is told apart by value; of everything else only that it is remembered matters to the guards."""
 
 
-def _remembered(name: str, value: Json) -> str:
+def _remembered(state: str, name: str, value: Json) -> str:
+    if name == "failure" and state == "halted" and isinstance(value, dict):
+        return repr(value.get("state"))  # where the way was left decides where a retry leads
     return repr(value) if name in _EXACT else ""
 
 

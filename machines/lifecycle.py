@@ -22,6 +22,7 @@ from machines.lifecycle_authority import (
 from machines.lifecycle_memory import (
     absent,
     announced_anew,
+    not_started,
     note_absent,
     note_adopted,
     note_approved,
@@ -29,8 +30,10 @@ from machines.lifecycle_memory import (
     note_failure,
     note_given_up,
     note_no_return,
+    note_not_started,
     note_restart,
     note_resumed,
+    note_started,
     note_up,
     note_up_by_waiver,
     note_verified,
@@ -99,6 +102,23 @@ def all_resumed(facts: Facts) -> Reason | None:
     failed = [s for s in steps_of(facts, "resume") if s.status is StepStatus.FAILED]
     why = (f"{s.planned.name} failed: {s.error or 'no reason given'}" for s in failed)
     return Reason("; ".join(why)) if failed else None
+
+
+def stopping_was_left_off(facts: Facts) -> Reason | None:
+    """The system snapshot was verified when the stopping began, and nothing was started since: what is left is stopped
+    now. Once something was started there is no way back to before."""
+    left = record(facts.snapshot.data, "failure").get("state")
+    return None if left == At.SHUTTING_DOWN else Reason(f"the stopping was over when it halted ({left})")
+
+
+def all_started(facts: Facts) -> Reason | None:
+    missing = not_started(facts)
+    return Reason(f"not started: {', '.join(missing)}") if missing else None
+
+
+def nothing_missing(facts: Facts) -> Reason | None:
+    missing = record(facts.snapshot.data, "not_started")
+    return Reason(f"not started: {', '.join(missing)}") if missing else None
 
 
 def was_verified(facts: Facts) -> Reason | None:
@@ -193,7 +213,10 @@ TRANSITIONS = (
     Transition(At.RESUMING, On.DEADLINE_PASSED, At.DEGRADED, (), note_given_up, "resuming took too long"),
     # After the point of no return: only forward, or to a person.
     Transition(At.SHUTTING_DOWN, On.COMPLETED, At.INITIALIZING, reason="everything is stopped"),
-    Transition(At.INITIALIZING, On.COMPLETED, At.VERIFYING, reason="everything is started, paused"),
+    Transition(
+        At.INITIALIZING, On.COMPLETED, At.VERIFYING, (all_started,), note_started, "everything is started, paused"
+    ),
+    Transition(At.INITIALIZING, On.COMPLETED, At.VERIFYING, (), note_not_started, "going on, but not all is started"),
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, (verified,), note_verified, "verified"),
     Transition(
         At.VERIFYING, On.COMPLETED, At.RESTORING, (only_failed_before,), note_failed_before,
@@ -201,7 +224,10 @@ TRANSITIONS = (
     ),
     # A waiver is a person's word to go on without the proof: components resume, but operational it is not.
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, reason="going on by a waiver"),
-    Transition(At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified,), note_up, "up again"),
+    Transition(At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified, nothing_missing), note_up, "up again"),
+    Transition(
+        At.RESTORING, On.COMPLETED, At.DEGRADED, (was_verified,), note_up_by_waiver, "up again, but not all was started"
+    ),
     Transition(
         At.RESTORING, On.COMPLETED, At.DEGRADED, (failed_before,), note_up,
         "up again, with what failed before the restart already",
@@ -219,6 +245,9 @@ TRANSITIONS = (
     Transition(AFTER_NO_RETURN, On.DEADLINE_PASSED, At.HALTED, (), note_failure, "out of time; a person is needed"),
     Transition(AFTER_NO_RETURN, "operator.hands-off", At.HALTED, (), note_failure, "a person takes over"),
     # At rest, by a person. Each retry is somebody's decision: no budget bounds people.
+    Transition(
+        At.HALTED, "operator.retry", At.SHUTTING_DOWN, (stopping_was_left_off,), None, "what still runs is stopped"
+    ),
     Transition(At.HALTED, "operator.retry", At.INITIALIZING, (), None, "started once more"),
     Transition(At.HALTED, "operator.abort", At.DEGRADED, (), note_given_up, "left as it stands"),
     Transition((At.HALTED, At.DEGRADED), "operator.adopt", At.UNOBSERVED, (), note_adopted, "look at what is there"),

@@ -20,6 +20,7 @@ ONE_RESTART = (
     "verified",
     "failed_before",
     "absent",
+    "not_started",
     "waivers",
 )
 """What belongs to one restart (or first start) and goes with it. The engine writes `waivers`."""
@@ -106,6 +107,16 @@ def note_failure(facts: Facts, reason: Reason | None = None) -> Mapping[str, Jso
     return {"failure": failure, "verified": None}
 
 
+def note_started(facts: Facts) -> Mapping[str, Json]:
+    """What an earlier try passed over is there now."""
+    return {"not_started": None} if "not_started" in facts.snapshot.data else {}
+
+
+def note_not_started(facts: Facts) -> Mapping[str, Json]:
+    """What the system goes on without, and why: it stays to be seen, and such a system is not operational."""
+    return {"not_started": dict(not_started(facts))}
+
+
 def note_verified(facts: Facts) -> Mapping[str, Json]:
     checks: dict[str, Json] = {step.planned.name: evidence(step) for step in checks_of(facts)}
     return {"verified": {"at": facts.now.isoformat(), "checks": checks}, **good_configuration(facts)}
@@ -136,16 +147,18 @@ def note_adopted(facts: Facts) -> Mapping[str, Json]:
 
 
 def note_up(facts: Facts) -> Mapping[str, Json]:
-    """The restart is over; what is known of it stays as `last_restart`. A first start leaves the last restart alone."""
+    """The restart is over; what is known of it stays as `last_restart`. A first start leaves the last restart alone.
+    What was not started stays to be seen for as long as the system is degraded by it."""
     data = facts.snapshot.data
+    over = {key: value for key, value in _forget(facts).items() if key != "not_started"}
     if "restart" not in data:
-        return _forget(facts)
+        return over
     proof = ("system_snapshot", "verified", "failed_before")
     about = {**record(data, "restart"), **{key: data[key] for key in proof if key in data}}
     down = data.get("down_since")
     seconds = (facts.now - datetime.fromisoformat(down)).total_seconds() if isinstance(down, str) else None
     times: dict[str, Json] = {"down_since": down, "up_at": facts.now.isoformat(), "downtime_seconds": seconds}
-    return {**_forget(facts), "last_restart": {**about, **times, **_report(facts)}}
+    return {**over, "last_restart": {**about, **times, **_report(facts)}}
 
 
 def _report(facts: Facts) -> dict[str, Json]:
@@ -172,9 +185,23 @@ def _forget(facts: Facts) -> dict[str, Json]:
 
 
 def absent(facts: Facts) -> tuple[str, ...]:
-    """The components that the first look did not find running."""
+    """The components that the first look did not find running, or only a process that was told to end."""
     return tuple(
         step.planned.component or step.planned.name
         for step in steps_of(facts, "observe")
-        if step.status is not StepStatus.DONE or step.result.get("running") is not True
+        if step.status is not StepStatus.DONE
+        or step.result.get("running") is not True
+        or step.result.get("ending") is True
     )
+
+
+def not_started(facts: Facts) -> Mapping[str, Json]:
+    """By component, why it was passed over in the start: the old process still runs, or somebody said so."""
+    passed_over = {}
+    for step in steps_of(facts, "start"):
+        name = step.planned.component or step.planned.name
+        if step.result.get("old") is True:
+            passed_over[name] = text(step.result, "detail") or "its old process still runs"
+        elif step.status is not StepStatus.DONE:
+            passed_over[name] = f"{step.planned.name} was {step.status}" + (f": {step.error}" if step.error else "")
+    return passed_over

@@ -20,7 +20,7 @@ WORDS = frozenset(_WORDS.split())
 
 GUARDED: Mapping[tuple[str, str], frozenset[str]] = {
     ("lifecycle", "operational"): frozenset({"verified", "was_verified"}),
-    ("lifecycle", "shutting_down"): frozenset({"snapshot_verified"}),
+    ("lifecycle", "shutting_down"): frozenset({"snapshot_verified", "stopping_was_left_off"}),
 }
 """(machine, state) to the guards of which one must stand at every way in."""
 

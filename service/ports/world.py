@@ -17,7 +17,8 @@ T = TypeVar("T")
 class ProcessState:
     """A supervised process: running (`started`: clock ticks since boot, /proc/PID/stat field 22), or not.
 
-    `exit_status` of the last run (negative: the signal), None while it runs or when nobody saw its end.
+    `exit_status` of the last run (negative: the signal), None while it runs or when nobody saw its end. `ending`: it
+    runs, but was told to end (`TERM`, `KILL`): it is on its way out, however long that takes, and never adopted.
     """
 
     running: bool
@@ -25,6 +26,7 @@ class ProcessState:
     started: int | None = None
     exit_status: int | None = None
     log: str | None = None
+    ending: bool = False
 
 
 class Processes(Protocol):
@@ -33,7 +35,8 @@ class Processes(Protocol):
     async def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: str
     ) -> ProcessState:
-        """Starts it unless it runs (then it is adopted). Returns once the process exists."""
+        """Starts it unless it runs (then it is adopted). Returns once the process exists. Raises Retry when what runs
+        was told to end."""
         ...
 
     async def state(self, name: str) -> ProcessState: ...

@@ -92,12 +92,18 @@ def answer(context: StepContext, component: str, command: Command) -> Answer:
 
 
 async def run(context: StepContext, component: str, command: Command, way: ByCommand, within: timedelta) -> Answer:
-    """Tells the participant by its program. Raises Retry when that ends with another status than 0."""
+    """Tells the participant by its program. Raises `Unheard` when that did not end within `within`, Retry when it ends
+    with another status than 0."""
     spec = context.system.components[component]
     about_command = {"RELIGHT_COMMAND": command.value, "RELIGHT_COMMAND_ID": context.command_id}
     given = {**environment(context, component), **about_command}
-    status, output, errors = await context.world.programs.run(way.command, given, folder(context.system, spec), within)
     program = PurePosixPath(way.command[0]).name
+    try:
+        status, output, errors = await context.world.programs.run(
+            way.command, given, folder(context.system, spec), within
+        )
+    except Retry as error:
+        raise Unheard(f"{component} was told to {command} by {program}: {error}", error.after) from error
     if status != 0:
         # Hidden first and cut then: half of a secret would be found by nobody.
         said = context.world.secrets.hide(errors.strip())[-SAID:] or "nothing"

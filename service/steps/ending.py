@@ -27,6 +27,12 @@ async def kill(context: StepContext, component: str) -> ProcessState:
     return state
 
 
+def by_hand(context: StepContext, state: ProcessState) -> str:
+    """How a person ends it: the host, the pid, and what to type there."""
+    host = (context.row.worker or "").partition(":")[0] or "this host"
+    return f"on {host} `kill -CONT {state.pid}` if it is only stopped (state T in ps), else `kill -KILL {state.pid}`"
+
+
 def named(state: ProcessState) -> dict[str, Json]:
     """The process by pid plus start time: the two together are given to no other process of this boot."""
     return {"pid": state.pid, "started": state.started}

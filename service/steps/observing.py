@@ -27,12 +27,16 @@ class Observe:
         return f"look whether {step.component} runs"
 
     async def perform(self, context: StepContext) -> Done:
-        """Result: `running`, `pid`, `started` (clock ticks since boot). Raises Permanent when a stranger runs it."""
+        """Result: `running`, `pid`, `started` (clock ticks since boot); `ending` when it was told to end.
+
+        Raises Permanent when a stranger runs it.
+        """
         name, _ = the_component(context)
         state = await context.world.processes.state(process_name(context.system, name))
         if not state.running:
             await no_second_copy(context, name)
-        return Done({"running": state.running, **named(state)})
+        ending: dict[str, Json] = {"ending": True} if state.ending else {}
+        return Done({"running": state.running, **named(state), **ending})
 
     async def probe(self, context: StepContext) -> Done | None:
         return None

@@ -53,7 +53,7 @@ class Tell:
             case None:
                 how = "in no way: it does not take this command"
             case ByCommand() as way:
-                how = f"by program {way.command[0]} within {seconds:g} s"
+                how = f"by program {way.command[0]} within {seconds:g} s, silent → {step.on_silence}"
             case ByHttp() as way:
                 seconds = min(way.within.total_seconds(), seconds * PROGRAM_SHARE)
                 how = f"by {way.method} {place(way)} within {seconds:g} s, silent → {step.on_silence}"
@@ -61,6 +61,16 @@ class Tell:
 
     async def perform(self, context: StepContext) -> Done | Waiting:
         """Result: `by`, and what was said (`detail`, `values`, `digest`, `where`); for a signal only `sent`."""
+        planned = context.row.planned
+        try:
+            return await self._attempt(context)
+        except Unheard:
+            if context.row.attempt < planned.attempts or planned.on_silence is OnSilence.ABORT:
+                raise
+            # Silent to the last: a wait that is over at once, so that the file's on_silence decides, as over AMQP.
+            return Waiting(context.clock.now(), planned.component or "the participant")
+
+    async def _attempt(self, context: StepContext) -> Done | Waiting:
         name, component = the_component(context)
         if context.row.answer is not None:
             if silent(context):
@@ -103,15 +113,9 @@ class Tell:
             raise Retry(f"{name} runs, but is not at the broker to be told to {self.command}", UNBOUND)
         return waiting
 
-    async def _request(self, context: StepContext, name: str, way: ByHttp) -> Done | Waiting:
+    async def _request(self, context: StepContext, name: str, way: ByHttp) -> Done:
         planned = context.row.planned
-        try:
-            said = await post(context, name, self.command, way, planned.timeout * PROGRAM_SHARE, planned.arguments)
-        except Unheard:
-            if context.row.attempt < planned.attempts or planned.on_silence is OnSilence.ABORT:
-                raise
-            # Silent to the last: a wait that is over at once, so that the file's on_silence decides, as over AMQP.
-            return Waiting(context.clock.now(), name)
+        said = await post(context, name, self.command, way, planned.timeout * PROGRAM_SHARE, planned.arguments)
         return await self.conclude(context, name, said)
 
     async def _without_answer(self, context: StepContext, name: str) -> Done:

@@ -10,8 +10,8 @@ from schemas.components import ByCommand, ByHttp, Command, Component, OnSilence,
 from schemas.system import System
 from service.errors import Permanent, Retry, StepError
 from service.ports import Done, ProcessState, StepContext, Waiting
-from service.steps.asking import Answer, answer, ask, post, run, silent
-from service.steps.ending import kill, named
+from service.steps.asking import Answer, Unheard, answer, ask, post, run, silent
+from service.steps.ending import by_hand, kill, named
 from service.steps.grounds import no_second_copy
 from service.steps.naming import environment, folder, process_name, record, the_component
 from service.steps.snapshots import sealed
@@ -24,6 +24,8 @@ SETTLES = 0.5
 """Seconds that a process which reports nothing must have lived through, to tell a start from a crash."""
 DATABASE_WITHIN = timedelta(seconds=5)
 """For one `select 1` to a database that the component needs."""
+OLD_WITHIN = timedelta(seconds=2)
+"""How much longer an old process that was told to end is waited for where the file says to go on without it."""
 LAST_WORDS = 600
 """Characters of its log that an error message repeats."""
 LOG_END = 64 * 1024
@@ -48,18 +50,33 @@ class Start:
         return "; ".join(words)
 
     async def perform(self, context: StepContext) -> Done | Waiting:
-        """Result: `pid`, `started`, `adopted`, what it reported (`digest`, `values`), `compared` with the flushed."""
+        """Result: `pid`, `started`, `adopted`, what it reported (`digest`, `values`), `compared` with the flushed.
+
+        `old`: nothing was started, for what was told to end still runs, and the file says to go on without (`detail`).
+        """
         name, component = the_component(context)
         if context.row.answer is not None:
             return await self._reported(context, name)
         end = context.clock.monotonic() + context.row.planned.timeout.total_seconds() * PATIENCE
         before = await context.world.processes.state(process_name(context.system, name))
+        if before.ending:
+            before = await self._outlasted(context, name, end)
+            if before.running:
+                return Done(
+                    {**named(before), "old": True, "adopted": False, "detail": self._passed_over(context, before)}
+                )
         state = before if before.running else await self._start(context, name, component, end)
         match component.participant:
             case "amqp":
                 return await self._ask(context, name, end)
             case Participant(report=ByCommand() | ByHttp() as way):
-                said = await self._hear(context, name, way, end)
+                try:
+                    said = await self._hear(context, name, way, end)
+                except Unheard:
+                    if context.row.planned.on_silence is OnSilence.ABORT:
+                        raise
+                    # A wait that is over at once, so that the file's on_silence decides, as over AMQP.
+                    return Waiting(context.clock.now(), name)
                 return await self._conclude(context, name, said, adopted=before.running)
             case _:
                 if not before.running:
@@ -70,6 +87,28 @@ class Start:
 
     async def probe(self, context: StepContext) -> Done | None:
         return None
+
+    async def _outlasted(self, context: StepContext, name: str, end: float) -> ProcessState:
+        """What was told to end is never adopted: it is waited for, killed where the file says so, or passed over where
+        it says so (then it still runs). Raises Permanent that says how to end it."""
+        whole, on_silence = process_name(context.system, name), context.row.planned.on_silence
+        left = timedelta(seconds=max(end - context.clock.monotonic(), 0.0))
+        patience = left if on_silence is OnSilence.ABORT else min(left, OLD_WITHIN)
+        state = await context.world.processes.wait_stopped(whole, patience)
+        if not state.running or on_silence is OnSilence.PROCEED:
+            return state
+        if on_silence is OnSilence.KILL:
+            return await kill(context, name)
+        raise Permanent(
+            f"{name} (pid {state.pid}, start time {state.started}) was told to end and still runs: it is the old one, "
+            f"so it was not adopted, and nothing was started beside it. End it {by_hand(context, state)}; then retry"
+        )
+
+    def _passed_over(self, context: StepContext, old: ProcessState) -> str:
+        return (
+            f"the old process (pid {old.pid}, start time {old.started}) was told to end and still runs, so nothing was "
+            f"started beside it. End it {by_hand(context, old)}; then adopt"
+        )
 
     async def _start(self, context: StepContext, name: str, component: Component, end: float) -> ProcessState:
         """What it needs may itself just be coming up: a database that does not answer yet, a DSN not written yet."""

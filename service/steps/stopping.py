@@ -8,7 +8,7 @@ from schemas.components import OnSilence
 from schemas.system import System
 from service.errors import Permanent, Retry
 from service.ports import Done, ProcessState, StepContext
-from service.steps.ending import KILL_WITHIN, kill, named
+from service.steps.ending import KILL_WITHIN, by_hand, kill, named
 from service.steps.grounds import stand_clear
 from service.steps.naming import process_name, the_component
 
@@ -73,7 +73,7 @@ def _ended(state: ProcessState) -> dict[str, Json]:
 def _still_there(context: StepContext, name: str, state: ProcessState, waited: float) -> Retry | Permanent:
     why = (
         f"{name} (pid {state.pid}, start time {state.started}) was sent TERM and still runs after {waited:.0f} s; "
-        "its file says on_silence: abort, so it was not killed. End it yourself, then retry the step"
+        f"its file says on_silence: abort, so it was not killed. End it yourself, {by_hand(context, state)}; then retry"
     )
     last = context.row.attempt >= context.row.planned.attempts
     return Permanent(why) if last else Retry(why)

@@ -15,7 +15,7 @@ import aio_pika
 import pytest
 import pytest_asyncio
 
-from tests.acceptance.terminal import ME, WHY, paste, relight, says, stands
+from tests.acceptance.terminal import ME, paste, relight, says, stands
 from tests.faults.harness import SYSTEM, Stage
 from tests.servers import Databases, Vhosts, unique
 
@@ -52,36 +52,6 @@ def pid_of(stage: Stage, component: str) -> int:
 
 
 # ---- act
-
-
-async def test_component_that_ignores_term_halts_and_the_printed_commands_bring_it_back(stage: Stage) -> None:
-    front = pid_of(stage, "front")
-    os.kill(front, signal.SIGSTOP)
-    await relight(stage, "restart", SYSTEM, "--reason", "with a deaf front")
-    await stands(stage, "halted", within=60)
-    text = await says(stage, f"{LIFECYCLE}: waits for a person")
-    assert "stop:front" in text
-    assert f"pid {front}" in text
-    os.kill(front, signal.SIGCONT)  # a person does what the error says: the process ends as it was told
-    await stage.until("the front ended", lambda: gone(front), 20)
-    said = await paste(stage, text, "retry")
-    assert said.startswith(f"done: started once more: {WHY}; {LIFECYCLE} is starting_up.initializing.")
-    # The worker, which was not reached by the stopping, runs on with what it holds: a person is told so, and ends it.
-    text = await says(stage, "end it and retry")
-    assert "start:worker: worker flushed" in text
-    worker = pid_of(stage, "worker")
-    os.kill(worker, signal.SIGTERM)
-    await stage.until("the worker ended", lambda: gone(worker), 20)
-    await paste(stage, text, "retry")
-    await stands(stage, "operational")
-    assert pid_of(stage, "worker") != worker
-    assert ME in await relight(stage, "history", LIFECYCLE)
-
-
-async def gone(pid: int) -> bool:
-    from service.adapters.processes.record import start_time
-
-    return start_time(pid) is None
 
 
 async def test_restart_that_waits_is_aborted_with_the_printed_command_and_a_wrong_act_says_why(stage: Stage) -> None:

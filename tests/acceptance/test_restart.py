@@ -513,18 +513,23 @@ async def test_silent_reporter_does_not_hold_the_restart_up(calm: Scene) -> None
     house.signal("reporter", signal.SIGSTOP)
     try:
         _, mark = await calm.restart("the reporter does not matter")
-        await calm.comes_to("operational", mark)
+        done = await calm.comes_to("degraded", mark)
+        assert house.alive()["reporter"] == before["reporter"]
     finally:
         os.kill(before["reporter"], signal.SIGCONT)
-    assert calm.heard.moves(mark) == WAY, calm.told(mark)
+    assert calm.heard.moves(mark) == [*WAY[:-1], "degraded"], calm.told(mark)
     results = calm.heard.results(mark)
     assert "the file says proceed: it still runs" in results["stop:reporter"]["detail"]
     assert results["confirm_stopped"]["still_running"] == ["reporter"]
+    # It was told to end and is not taken for a new one: the system is up, but it is not said to be whole.
+    assert (results["start:reporter"]["old"], results["start:reporter"]["pid"]) == (True, before["reporter"])
+    assert f"pid {before['reporter']}" in done.data["snapshot"]["data"]["not_started"]["reporter"]
     assert house.alive()["calculator"] != before["calculator"]
     assert await _offset(house) == offset
-    # The order to end reaches it when it wakes; the next restart starts what then is absent.
+    # The order to end reaches it when it wakes; whoever has the system looked at anew has it started.
     await house.until("the reporter ends as it was told", lambda: _gone(house, "reporter"))
-    _, mark = await calm.restart("with a new reporter")
+    mark = calm.mark
+    await calm.act("adopt", "it ended")
     await calm.comes_to("operational", mark)
     assert house.alive()["reporter"] != before["reporter"]
     await house.going_on()

@@ -95,7 +95,7 @@ async def test_start_after_the_end_is_another_process(parts: Parts, tmp_path: Pa
     ended = await parts.processes.wait_stopped(NAME, LONG)
     assert (ended.running, ended.pid, ended.started) == (False, first.pid, first.started)
     second = await parts.processes.start(NAME, parts.well, {}, str(tmp_path))
-    assert second.running
+    assert (second.running, second.ending) == (True, False)
     assert (second.pid, second.started) != (first.pid, first.started)
 
 
@@ -104,7 +104,9 @@ async def test_kill_ends_what_ignores_term(parts: Parts, tmp_path: Path) -> None
     while parts.well != ["well"] and not (tmp_path / "up").exists():
         await SystemClock().sleep(0.02)
     await parts.processes.tell(NAME, "TERM")
-    assert (await parts.processes.wait_stopped(NAME, SOON)).running
+    assert (await parts.processes.wait_stopped(NAME, SOON)).ending
+    with pytest.raises(Retry, match="was told to end: it is not taken for a new one"):
+        await parts.processes.start(NAME, parts.stubborn(), {}, str(tmp_path))
     await parts.processes.tell(NAME, "KILL")
     ended = await parts.processes.wait_stopped(NAME, LONG)
     assert (ended.running, ended.exit_status) == (False, -9)

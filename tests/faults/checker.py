@@ -323,14 +323,20 @@ def lifecycle_shows_what_it_claims(evidence: Evidence) -> Iterator[Finding]:
         if not instance.startswith("lifecycle/"):
             continue
         entries: dict[str, int] = {}
+        halted_in = ""
         for row in (row for row in rows if row.kind == "transition"):
             where = f"{instance} seq {row.seq}"
+            if row.state_to == "halted" != row.state_from:
+                halted_in = row.state_from
             if row.state_to == "operational" and row.state_from != "operational":
                 place = row.state_from if row.state_from.endswith("resuming") else "starting_up.verifying"
                 if not _verified(steps.get((instance, entries.get(place, 0)), [])):
                     yield Finding(Fault.UNVERIFIED_OPERATIONAL, f"{where}: no passed verification in {place}")
             if row.state_to == "shutting_down":
-                planned = steps.get((instance, entries.get(row.state_from, 0)), [])
+                # What was left off is gone on with: the snapshot is that with which it began.
+                again = (row.state_from, halted_in) == ("halted", "shutting_down")
+                place = "preparing_for_restart.preserving" if again else row.state_from
+                planned = steps.get((instance, entries.get(place, 0)), [])
                 if (why := _unsealed(planned, evidence)) is not None:
                     yield Finding(Fault.UNVERIFIED_SHUTDOWN, f"{where}: {why}")
             entries[row.state_to] = json.loads(row.record)["snapshot"]["entry"]

@@ -1,6 +1,7 @@
 """The life of a system, told as stories: restarts that go well, are cancelled, fail, are waived, are asked for."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -236,6 +237,65 @@ def test_after_the_point_of_no_return_silence_failure_and_hands_off_halt_and_ret
         desk.act(Act.RETRY)
         desk.run_to("operational")
         assert desk.data["last_restart"]["system_snapshot"]["sha256"] == "a" * 64
+
+
+@pytest.mark.parametrize("state", AFTER_NO_RETURN)
+def test_retry_goes_on_stopping_where_it_halted_in_the_stopping_and_starting_where_it_halted_later(state: str) -> None:
+    desk = restarting(state)
+    desk.pass_deadline()
+    for _ in range(2):
+        desk.act(Act.RETRY)
+        assert desk.state == (At.SHUTTING_DOWN if state == At.SHUTTING_DOWN else At.INITIALIZING)
+        desk.pass_deadline()
+    desk.act(Act.RETRY)
+    desk.run_to(At.VERIFYING)
+    desk.pass_deadline()
+    desk.act(Act.RETRY)
+    assert desk.state == At.INITIALIZING, "what was started anew would be stopped again"
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"status": StepStatus.WAIVED, "error": "its host is lost"}, "start:reporter was waived: its host is lost"),
+        ({"old": True, "detail": "pid 7 still runs"}, "pid 7 still runs"),
+    ],
+)
+def test_system_of_which_not_all_was_started_is_degraded_and_names_it_until_the_next_start(
+    how: dict[str, Any], why: str
+) -> None:
+    desk = restarting(At.INITIALIZING)
+    for name in ("start:store", "start:calculator"):
+        desk.end(name)
+    desk.end("start:reporter", **how)
+    desk.run_to(At.OPERATIONAL, At.DEGRADED)
+    assert desk.state == At.DEGRADED
+    assert desk.data["not_started"] == {"reporter": why}
+    assert "last_restart" in desk.data
+    desk.act(Act.ADOPT)
+    desk.run_to(At.OPERATIONAL)
+    assert "not_started" not in desk.data
+
+
+def test_what_a_retry_started_after_all_is_not_missing_any_more() -> None:
+    desk = restarting(At.INITIALIZING)
+    for name in ("start:store", "start:calculator"):
+        desk.end(name)
+    desk.end("start:reporter", StepStatus.WAIVED)
+    desk.pass_deadline()
+    desk.act(Act.RETRY)
+    desk.run_to(At.OPERATIONAL, At.DEGRADED)
+    assert desk.state == At.OPERATIONAL
+
+
+def test_component_that_was_told_to_end_does_not_count_as_running_at_the_first_look() -> None:
+    desk = Desk(LIFECYCLE, "lifecycle/metrics")
+    desk.register()
+    for name in ("observe:store", "observe:calculator"):
+        desk.end(name)
+    desk.end("observe:reporter", running=True, ending=True)
+    assert desk.state == At.INITIALIZING
+    assert desk.data["absent"] == ["reporter"]
 
 
 def test_waived_check_resumes_the_components_but_ends_degraded() -> None:

@@ -115,6 +115,19 @@ async def test_program_that_ends_badly_is_tried_again_with_its_words(shop: Shop)
         await shop.perform("participant.report", "printer")
 
 
+async def test_program_that_hangs_is_silence_tried_again_and_then_decided_by_the_file(shop: Shop) -> None:
+    shop.memory.programs.scripts["printer", "flush"] = Retry("it did not end within 4 s and was ended")
+    flush = shop.actions["participant.flush"]
+    for attempt, on_silence in ((1, OnSilence.PROCEED), (2, OnSilence.ABORT)):
+        context = shop.context("participant.flush", "printer", attempt=attempt, attempts=2, on_silence=on_silence)
+        with pytest.raises(Retry, match="was told to flush by printer: it did not end"):
+            await flush.perform(context)
+    context = shop.context("participant.flush", "printer", attempt=2, attempts=2, on_silence=OnSilence.PROCEED)
+    assert await flush.perform(context) == Waiting(shop.time.now(), "printer")
+    killed = await shop.perform("participant.flush", "printer", on_silence=OnSilence.KILL)
+    assert (killed["silent"], killed["killed"]) == (True, True)
+
+
 async def test_program_that_prints_nonsense_is_permanent(shop: Shop) -> None:
     for text in ('{"values": 1}', '{"digest": "short"}', "{broken"):
         shop.memory.programs.scripts["printer", "report"] = (0, text, "")

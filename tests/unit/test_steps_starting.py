@@ -5,6 +5,7 @@ import pytest
 from schemas.components import OnSilence
 from service.adapters.memory.world import ProcessScript
 from service.errors import Permanent, Retry
+from service.ports import Waiting
 from tests.unit.steps_world import Shop
 
 
@@ -116,6 +117,41 @@ async def test_stubborn_component_is_killed_kept_waiting_for_or_passed_over_as_i
     assert (passed["running"], passed["killed"]) == (True, False)
     killed = await shop.perform("component.stop", "counter", on_silence=OnSilence.KILL)
     assert (killed["running"], killed["killed"], killed["exit_status"]) == (False, True, -9)
+
+
+async def test_process_that_was_told_to_end_is_never_adopted_but_waited_for(shop: Shop) -> None:
+    shop.memory.processes.scripts["shop.counter"] = ProcessScript(ends_after=3.0)
+    await shop.memory.processes.tell("shop.counter", "TERM")
+    old = await shop.perform("component.observe", "counter")
+    assert (old["running"], old["ending"]) == (True, True)
+    started = await shop.perform("component.start", "counter")
+    assert started["pid"] != old["pid"]
+    assert shop.memory.processes.starts["shop.counter"] == 2
+    assert "ending" not in await shop.perform("component.observe", "counter")
+
+
+async def test_old_process_that_does_not_end_is_a_persons_passed_over_or_killed_as_its_file_says(shop: Shop) -> None:
+    shop.memory.processes.scripts["shop.counter"] = ProcessScript(ignores=frozenset({"TERM"}))
+    await shop.memory.processes.tell("shop.counter", "TERM")
+    old = await shop.perform("component.observe", "counter")
+    with pytest.raises(Permanent, match=rf"it is the old one.*`kill -KILL {old['pid']}`; then retry"):
+        await shop.perform("component.start", "counter")
+    passed = await shop.perform("component.start", "counter", on_silence=OnSilence.PROCEED)
+    assert (passed["old"], passed["adopted"], passed["pid"]) == (True, False, old["pid"])
+    assert f"`kill -KILL {old['pid']}`; then adopt" in str(passed["detail"])
+    assert shop.memory.processes.starts["shop.counter"] == 1
+    killed = await shop.perform("component.start", "counter", on_silence=OnSilence.KILL)
+    assert killed["pid"] != old["pid"]
+    assert shop.memory.processes.starts["shop.counter"] == 2
+
+
+async def test_program_that_hangs_at_a_start_is_silence_that_the_file_decides_about(shop: Shop) -> None:
+    shop.memory.processes.crash("shop.printer")
+    shop.memory.programs.scripts["printer", "report"] = Retry("it did not end within 4 s and was ended")
+    with pytest.raises(Retry, match="was told to report by printer: it did not end"):
+        await shop.perform("component.start", "printer", timeout=10)
+    context = shop.context("component.start", "printer", timeout=10, on_silence=OnSilence.PROCEED)
+    assert isinstance(await shop.actions["component.start"].perform(context), Waiting)
 
 
 async def test_stop_that_was_interrupted_is_probed(shop: Shop) -> None:

@@ -24,7 +24,6 @@ ON_REQUEST = {"operational": NOTIFYING, "degraded": NOTIFYING}
 ON_ANSWER = {"given": NOTIFYING, "denied": RESUMING}
 ON_CANCEL = {AWAITING: RESUMING, NOTIFYING: RESUMING, PRESERVING: RESUMING}
 ON_ABORT = {**ON_CANCEL, "unobserved": "degraded", "halted": "degraded"}
-ON_RETRY = {"halted": INITIALIZING}
 ON_ADOPT = {"halted": "unobserved", "degraded": "unobserved"}
 ON_HANDS_OFF = dict.fromkeys(DOWN, "halted")
 ON_TROUBLE = {**ON_CANCEL, "unobserved": "degraded", RESUMING: "degraded", **ON_HANDS_OFF}
@@ -64,7 +63,7 @@ NEEDS_PROOF = {"observe": ("running",), "check": ("passed",), "verify_snapshot":
 
 @dataclass
 class Hand:
-    """What the second table keeps: where it stands, what ended well, and three facts about the past."""
+    """What the second table keeps: where it stands, what ended well, and some facts about the past."""
 
     state: str = "unobserved"
     ended: dict[str, str] = field(default_factory=dict)
@@ -72,8 +71,14 @@ class Hand:
     started_here: bool = False
     proven: bool = False
     waited: bool = False
+    whole: bool = True
+    left: str = ""
 
     def enter(self, state: str) -> None:
+        if state == "halted":
+            self.left = self.state
+        if state in ("unobserved", AWAITING, NOTIFYING):
+            self.whole = True
         if state in (*RESTS[:2], "unobserved"):
             self.in_restart = self.started_here = False
         if state in (*RESTS, RESUMING, PRESERVING):
@@ -104,12 +109,18 @@ class Hand:
             case "shutting_down":
                 return INITIALIZING
             case "starting_up.initializing":
+                self.whole = well
                 return VERIFYING
             case "starting_up.verifying":
                 self.proven = well
                 return RESTORING
             case _:
-                return "operational" if self.proven else "degraded"
+                return "operational" if self.proven and self.whole else "degraded"
+
+    def after_a_retry(self) -> str | None:
+        if self.state != "halted":
+            return None
+        return "shutting_down" if self.left == "shutting_down" else INITIALIZING
 
     def in_trouble(self) -> str:
         untouched = self.state == VERIFYING and not self.in_restart and not self.started_here
@@ -179,8 +190,9 @@ class LifecycleWalk(RuleBasedStateMachine):
                 target = self.hand.in_trouble()
                 self.agreed(self.desk.pass_deadline(), target)
             case Act():
-                table = {Act.ABORT: ON_ABORT, Act.RETRY: ON_RETRY, Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
-                self.agreed(self.desk.act(what), table.get(what, {}).get(here))
+                table = {Act.ABORT: ON_ABORT, Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
+                retried = self.hand.after_a_retry() if what is Act.RETRY else None
+                self.agreed(self.desk.act(what), retried or table.get(what, {}).get(here))
 
     @precondition(lambda self: self.desk.snapshot.entry > 0 and self.hand.missing())
     @rule(states=st.integers(1, 4))

@@ -50,6 +50,7 @@ class _Process:
     environment: Mapping[str, str]
     ends_at: float | None = None
     exit_status: int | None = None
+    ending: bool = False
 
 
 class MemoryProcesses:
@@ -73,7 +74,10 @@ class MemoryProcesses:
     ) -> ProcessState:
         if not command or command[0] == "no-such-program":
             raise Permanent(f"{name} could not be started: No such file or directory: {command[:1]} (in {folder})")
-        if not (await self.state(name)).running:
+        before = await self.state(name)
+        if before.ending:
+            raise Retry(f"{name} still runs as pid {before.pid}, which was told to end: it is not taken for a new one")
+        if not before.running:
             self._next_pid += 1
             process = _Process(self._next_pid, round(self._clock.monotonic() * 100), dict(environment))
             process.exit_status = self._script(name).exits_at_once
@@ -90,7 +94,8 @@ class MemoryProcesses:
         if process.exit_status is None and process.ends_at is not None and self._clock.monotonic() >= process.ends_at:
             self._end(name, process, 0)
         running = process.exit_status is None
-        return ProcessState(running, process.pid, process.started, process.exit_status)
+        ending = running and process.ending
+        return ProcessState(running, process.pid, process.started, process.exit_status, ending=ending)
 
     async def strangers(self, name: str, command: Sequence[str], folder: str) -> tuple[int, ...]:
         return self.copies.get(name, ())
@@ -100,6 +105,7 @@ class MemoryProcesses:
             raise Retry(f"{name} does not run, so it cannot be sent {signal}")
         self.told.append((name, signal))
         process, script = self._processes[name], self._script(name)
+        process.ending = process.ending or signal in ("TERM", "KILL")
         if signal == "KILL":
             self._end(name, process, -9)
         elif signal == "TERM" and signal not in script.ignores:

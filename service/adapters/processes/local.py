@@ -23,6 +23,8 @@ from service.ports import Clock, ProcessState
 
 START_WITHIN = 15.0
 """Seconds in which a supervisor must say that the process exists (normally 0.1), another's lock included."""
+ENDS = frozenset({signal.SIGTERM, signal.SIGKILL})
+"""Signals that tell a process to end."""
 LOOK = 0.02
 """Seconds between two looks at a process that is to end."""
 STATUS_WITHIN = 1.0
@@ -46,7 +48,8 @@ class SupervisedProcesses:
     async def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: str
     ) -> ProcessState:
-        """Starts it unless it runs. Raises Permanent when the program cannot be run, Retry when nobody answers."""
+        """Starts it unless it runs. Raises Permanent when the program cannot be run, Retry when nobody answers, or when
+        what runs was told to end."""
         home = self._folder(name)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         given = {**base_environment(), **environment}
@@ -54,6 +57,9 @@ class SupervisedProcesses:
         answer = await self._ask(name, home, json.dumps(order).encode())
         if "error" in answer:
             raise Permanent(f"{name} could not be started: {answer['error']} (in {folder})")
+        if answer.get("ending") is True:
+            pid = answer.get("pid")
+            raise Retry(f"{name} still runs as pid {pid}, which was told to end: it is not taken for a new one")
         return await self.state(name)
 
     async def state(self, name: str) -> ProcessState:
@@ -62,7 +68,9 @@ class SupervisedProcesses:
         if found is None:
             return ProcessState(running=False)
         running = record.runs(found)
-        return ProcessState(running, found.pid, found.started, None if running else found.exit_status, found.log)
+        status = None if running else found.exit_status
+        ending = running and record.is_ending(self._folder(name), found)
+        return ProcessState(running, found.pid, found.started, status, found.log, ending)
 
     async def strangers(self, name: str, command: Sequence[str], folder: str) -> tuple[int, ...]:
         """The pids of look-alikes that were not started here; see the port."""
@@ -75,7 +83,8 @@ class SupervisedProcesses:
             raise Retry(f"this host's processes could not be looked at for copies of {name}: {error}") from error
 
     async def tell(self, name: str, signal_name: str) -> None:
-        """Sends `USR1`, `TERM`, … to the process, `KILL` to its group. Raises Retry when it does not run any more."""
+        """Sends `USR1`, `TERM`, … to the process, `KILL` to its group. Raises Retry when it does not run any more. Whom
+        `TERM` or `KILL` was sent is `ending` from then on, also for the next Relight."""
         try:
             number = signal.Signals[f"SIG{signal_name}"]
         except KeyError as error:
@@ -83,6 +92,8 @@ class SupervisedProcesses:
         found = self._read(name)
         if found is None or not record.runs(found):
             raise Retry(f"{name} does not run, so it cannot be sent {signal_name}")
+        if number in ENDS:
+            record.note_ending(self._folder(name), found)
         try:
             if number is signal.SIGKILL:
                 # Its group is its own (the supervisor gave it a session), and exists while the process does.

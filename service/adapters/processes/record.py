@@ -7,10 +7,13 @@ ticks since boot (/proc/PID/stat field 22, see proc_pid_stat(5)). The kernel giv
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 STATE = "state.json"
+ENDING = "ending.json"
+"""Names the run that was told to end; apart from the record, which its supervisor writes as well."""
 LOCK = "start.lock"
 LOG = "output.log"
 
@@ -66,9 +69,31 @@ def read(folder: Path) -> Record | None:
 
 def write(folder: Path, record: Record) -> None:
     """Whole or not at all, and on disk: a crash of the machine leaves the old record or the new one."""
-    aside = folder / f"{STATE}.{os.getpid()}"
+    _write(folder / STATE, asdict(record))
+
+
+def note_ending(folder: Path, record: Record) -> None:
+    """Writes down, before it is told, that this run was told to end: whatever it still does, it is on its way out."""
+    _write(folder / ENDING, _run(record))
+
+
+def is_ending(folder: Path, record: Record) -> bool:
+    """Whether this very run was told to end."""
+    try:
+        told: object = json.loads((folder / ENDING).read_text())
+    except FileNotFoundError:
+        return False
+    return told == _run(record)
+
+
+def _run(record: Record) -> dict[str, int | str]:
+    return {"pid": record.pid, "started": record.started, "boot": record.boot}
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
     with aside.open("w") as file:
-        json.dump(asdict(record), file)
+        json.dump(dict(content), file)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(folder / STATE)
+    aside.replace(path)

@@ -7,6 +7,7 @@ output once the process exists, or with the reason why it does not. Standard lib
 Relight may be killed at any moment, and so may this process:
 - it is in a session of its own and its parent is gone: nothing that ends Relight ends it;
 - looking and starting happen under one file lock, so two starts at once give one process;
+- a process that was told to end is not adopted: it would be gone a moment later;
 - the child waits on a pipe until its pid and start time are on disk, and ends when the pipe closes before: there is
   never a component that nobody knows of;
 - the child writes into its log file by itself: a killed supervisor leaves it running, and it is found by its record.
@@ -24,7 +25,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.adapters.processes.record import LOCK, LOG, Record, boot, read, runs, start_time, write
+from service.adapters.processes.record import LOCK, LOG, Record, boot, is_ending, read, runs, start_time, write
 
 LOG_BYTES = 8 * 1024 * 1024
 """Bytes of a log before it is copied to `output.log.1` and begun anew; lines written during the copy may be lost."""
@@ -47,7 +48,8 @@ def main() -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read(folder)
         if known is not None and runs(known):
-            _answer({"pid": known.pid, "started": known.started, "adopted": True})
+            ending = is_ending(folder, known)
+            _answer({"pid": known.pid, "started": known.started, "adopted": not ending, "ending": ending})
             return 0
         try:
             record = _start(folder, order)
