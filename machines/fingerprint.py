@@ -68,7 +68,7 @@ def label(machine: Machine) -> str:
 def _state(state: State) -> str:
     kind = "resting" if state.resting else "final" if state.final else "passing"
     waits = f"dwell {_value(state.dwell)} deadline {_value(state.deadline)} then {state.then} asks {_value(state.asks)}"
-    return f"state {state.name} {kind} {waits}"
+    return f"state {state.name} {kind} {waits}{' passes' * state.passes}"
 
 
 def _step(step: Step) -> str:

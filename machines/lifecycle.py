@@ -52,7 +52,7 @@ from machines.model import (
 )
 from machines.plan import plan_hash
 from schemas.base import Json
-from schemas.events import RestartCancelled, RestartRequested, SystemRegistered
+from schemas.events import OperationRequested, RestartCancelled, RestartRequested, SystemRegistered
 
 NAME = "lifecycle"
 
@@ -260,7 +260,7 @@ TRANSITIONS = (
 
 
 def address(event: Event) -> InstanceId | None:
-    if isinstance(event.data, RestartRequested | RestartCancelled | SystemRegistered):
+    if isinstance(event.data, RestartRequested | RestartCancelled | OperationRequested | SystemRegistered):
         return InstanceId(f"{NAME}/{event.system}")
     return carried(NAME, event)
 

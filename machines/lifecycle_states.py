@@ -139,6 +139,14 @@ def _soaks(system: System) -> bool:
     return system.restart.soak > timedelta(0)
 
 
+def _gated(system: System) -> bool:
+    return system.gate is not None
+
+
+# Whatever still waits, and what comes until then, goes on when a state is entered in which operations pass.
+RELEASE = Step("release", "gate.release", attempts=3, optional=True, when=_gated)
+
+
 def _pause_arguments(system: System) -> Mapping[str, Json]:
     return {"lease": system.restart.pause_lease.total_seconds()}
 
@@ -154,13 +162,14 @@ STATES = (
         then="call it degraded",
         steps=(Step("observe", "component.observe", Each.COMPONENT, keep=True, attempts=3),),
     ),
-    State(At.OPERATIONAL, resting=True),
+    State(At.OPERATIONAL, resting=True, passes=True),
     State(
         At.AWAITING_APPROVAL,
         deadline=_answered,
         then="do what allow.approve says of silence",
         steps=(Step("ask", "notice.tell", attempts=3, optional=True, arguments=_asking),),
         asks=asked_for_approval,
+        passes=True,
     ),
     State(
         At.NOTIFYING,
@@ -178,6 +187,8 @@ STATES = (
             ),
             Step("restore_test", "postgres.restore_test", Each.BACKUP, limit="backup", attempts=2, when=_backup_before),
         ),
+        # Nothing is paused during the notice: who has work for the system need not wait yet.
+        passes=True,
     ),
     State(
         At.PRESERVING,
@@ -211,6 +222,7 @@ STATES = (
                 "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
                 optional=True,
             ),
+            RELEASE,
             Step("check", "check.run", Each.CHECK, limit="verify", attempts=2, optional=True),
             # Who was told that it comes must hear that it does not.
             Step("tell", "notice.tell", optional=True, arguments=_given_up),
@@ -261,10 +273,11 @@ STATES = (
                 "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
                 keep=True, asks_again=True,
             ),
+            RELEASE,
             Step("complete", "notice.tell", attempts=3, arguments=_up_again),
             REPORT,
         ),
     ),
-    State(At.DEGRADED, resting=True, steps=(CALL,)),
+    State(At.DEGRADED, resting=True, passes=True, steps=(CALL,)),
     State(At.HALTED, resting=True, steps=(CALL,)),
 )  # fmt: skip

@@ -194,11 +194,13 @@ class State:
     `completed` is raised when all its steps are settled and its dwell has passed; never in a resting state, nor in one
     that `asks` people, by what the data says: only an event or the deadline ends it. What either does is optional.
     `then` says for people what happens when the deadline passes: `abort and resume`.
+    `passes`: operations pass the system's gate in it; in every other state they are held.
     """
 
     name: str
     resting: bool = False
     final: bool = False
+    passes: bool = False
     dwell: WaitFor | None = None
     deadline: WaitFor | None = None
     then: str = ""

@@ -149,7 +149,8 @@ class _Service:
             tasks.create_task(self._look(store))
             tasks.create_task(self._keep_up(store))
             await self._until_up("PostgreSQL", lambda: self._take_stock(store))
-            await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards))
+            gated = [name for name, system in self._systems.items() if system.gate is not None]
+            await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards, gated))
             commands = await stack.enter_async_context(broker.commands())
             runner = self._runner(store, commands)
             for shard in range(engine.shards):
@@ -249,9 +250,17 @@ class _Service:
                 counts = await store.counts()
                 self._postgres_trouble = None
                 metrics.OUTBOX_UNSENT.labels(shard="all").set(counts.get("outbox", 0))
+                await self._look_at_gates(store)
             except (Unavailable, Transient) as error:
                 self._postgres_trouble = f"{error}; waiting for it"
             await self._clock.sleep(LOOK)
+
+    async def _look_at_gates(self, store: PostgresStore) -> None:
+        gated = [name for name, system in self._systems.items() if system.gate is not None]
+        if gated:
+            waiting = {gate.system: gate.waiting for gate in await store.gates()}
+            for name in gated:
+                metrics.HELD_OPERATIONS.labels(system=name).set(waiting.get(name, 0))
 
     async def _keep_up(self, store: PostgresStore) -> None:
         while True:

@@ -41,6 +41,9 @@ PUBLISHED = Counter(
     registry=REGISTRY,
 )
 OUTBOX_UNSENT = Gauge("relight_outbox_unsent_rows", "Outbox rows not confirmed yet", ("shard",), registry=REGISTRY)
+HELD_OPERATIONS = Gauge(
+    "relight_held_operations", "Operations that a system's gate holds", ("system",), registry=REGISTRY
+)
 STEPS = Counter("relight_steps", "Attempts at steps by action and outcome", ("action", "outcome"), registry=REGISTRY)
 STEP_SECONDS = Histogram("relight_step_seconds", "One attempt at a step", ("action",), buckets=LONG, registry=REGISTRY)
 DEAD = Counter(

@@ -6,26 +6,27 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from machines.model import SETTLED, InstanceId
+from machines.lifecycle import NAME as LIFECYCLE
+from machines.model import SETTLED, InstanceId, Snapshot
 from machines.registry import VERSIONS
 from service.cli.connect import status_topic, store
 from service.cli.console import Screen
 from service.cli.render import Tone, one_line, read
 from service.cli.restart import local_zone
 from service.cli.waits import acts, waits
-from service.cli.words import day, short, span
+from service.cli.words import clock, day, short, span
 from service.errors import RelightError
-from service.ports import InstanceView, LogRow, StepRow
+from service.ports import GateView, InstanceView, LogRow, StepRow
 from service.settings import Settings
 
 
 def status(settings: Settings, screen: Screen, system: str | None, as_json: bool) -> int:
     """A row an instance, and below it what is under way. 1 when the system is not known."""
-    views = asyncio.run(_instances(settings, system))
+    views, gates = asyncio.run(_standing(settings, system))
     if system is not None and not views:
         raise RelightError(f"Relight knows no system called {system!r}; `relight status` shows all")
     if as_json:
-        screen.json([_view(view) for view in views])
+        screen.json([_view(view, gates) for view in views])
         return 0
     if not views:
         screen.say("no instances yet: `relight serve` registers each system when it starts")
@@ -50,19 +51,32 @@ def status(settings: Settings, screen: Screen, system: str | None, as_json: bool
             screen.say(f"{view.snapshot.instance}: {wait.text}", Tone.WAIT)
             for way in wait.ways:
                 screen.say(f"    {way.command(view.snapshot.instance):<72}  {way.effect}", Tone.QUIET)
+    for gate in gates:
+        held = f"{gate.waiting} operation{'' if gate.waiting == 1 else 's'} held since {clock(gate.since, zone)}"
+        screen.say(f"{gate.system}: {held}; the first expires at {clock(gate.expiring, zone)}", Tone.WAIT)
     return 0
 
 
-async def _instances(settings: Settings, system: str | None) -> tuple[InstanceView, ...]:
+async def _standing(
+    settings: Settings, system: str | None
+) -> tuple[tuple[InstanceView, ...], tuple[GateView, ...]]:  # fmt: skip
     async with store(settings) as opened:
-        return await opened.instances(system)
+        return await opened.instances(system), await opened.gates(system)
 
 
 def _progress(steps: tuple[StepRow, ...]) -> str:
     return f"{sum(step.status in SETTLED for step in steps)}/{len(steps)}" if steps else ""
 
 
-def _view(view: InstanceView) -> dict[str, Any]:
+def _gate(snapshot: Snapshot, gates: tuple[GateView, ...]) -> dict[str, Any] | None:
+    """What the gate of a lifecycle's system holds; None when it holds nothing."""
+    for gate in gates:
+        if snapshot.instance == f"{LIFECYCLE}/{gate.system}":
+            return {"held": gate.waiting, "since": gate.since, "first_expires": gate.expiring}
+    return None
+
+
+def _view(view: InstanceView, gates: tuple[GateView, ...] = ()) -> dict[str, Any]:
     snapshot = view.snapshot
     machine = VERSIONS.get((snapshot.machine, snapshot.machine_version))
     known = [s for s in machine.states if s.name == snapshot.state] if machine is not None else []
@@ -83,6 +97,7 @@ def _view(view: InstanceView) -> dict[str, Any]:
         "then": (known[0].then or None) if known else None,
         "data": dict(snapshot.data),
         "hash": snapshot.hash,
+        "gate": _gate(snapshot, gates),
         "acts": [
             {"act": way.act, "step": way.step, "effect": way.effect, "command": way.command(snapshot.instance)}
             for way in acts(view)

@@ -127,7 +127,7 @@ async def _limits(screen: Screen, amqp_url: str, api: str | None) -> None:
 
 
 def broker_users(systems: Iterable[System]) -> "list[BrokerUser]":
-    """Whom the systems' files name: everybody in `allow:`, and each component that takes part over AMQP."""
+    """Whom the systems' files name: in `allow:` and `gate:`, and each component that takes part over AMQP."""
     from service.embedded.users import BrokerUser
 
     users: dict[str, BrokerUser] = {}
@@ -139,7 +139,18 @@ def broker_users(systems: Iterable[System]) -> "list[BrokerUser]":
             if about.participant == "amqp":
                 name = f"{system.system}.{component}"
                 users[name] = BrokerUser(name, (system.system, component))
+        for name in _operating(system):
+            user = users.get(name, BrokerUser(name))
+            users[name] = replace(user, operates=user.operates | {system.system})
     return list(users.values())
+
+
+def _operating(system: System) -> list[str]:
+    """Who takes operations from the system's queue: its components, and whom its gate names."""
+    if system.gate is None:
+        return []
+    parts = [f"{system.system}.{name}" for name, one in system.components.items() if one.participant == "amqp"]
+    return [*parts, *system.gate.to]
 
 
 def _with_free_port(settings: Settings, screen: Screen) -> Http:

@@ -26,10 +26,14 @@ TEMPORARY = r"amq\.gen-.+|amq_.+"
 
 @dataclass(frozen=True, slots=True)
 class BrokerUser:
-    """Somebody who speaks to the broker. `component`: (system, component) whose commands it may hear, or None."""
+    """Somebody who speaks to the broker. `component`: (system, component) whose commands it may hear, or None.
+
+    `operates`: the systems whose operations it may take from their queues.
+    """
 
     name: str
     component: tuple[str, str] | None = None
+    operates: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,12 @@ def rights(user: BrokerUser) -> Rights:
 
     Everybody publishes to relight.events and has queues of its own (named after it, or invented). People and services
     hear relight.status and its log; a component hears its own commands on relight.commands, and nobody else's.
+    Operations are read from the one queue that Relight made for them; nobody binds another.
     """
     name = re.escape(user.name)
     own = rf"{name}|{name}\..+|relight\.participant\.{name}(\..+)?|{TEMPORARY}"
     heard = r"relight\.commands" if user.component is not None else r"relight\.status|relight\.status\.log"
+    heard += "".join(rf"|relight\.operations\.{re.escape(system)}" for system in sorted(user.operates))
     topic = None
     if user.component is not None:
         system, component = user.component

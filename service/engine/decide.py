@@ -27,10 +27,10 @@ from machines.plan import plan, waits
 from schemas.base import Json
 from schemas.components import OnSilence
 from schemas.events import Act, MetricObserved, OperatorActed, ParticipantAnswered, StepReported, TimerFired
-from service.engine import notices
+from service.engine import gate, notices
 from service.engine.records import merged
 from service.engine.work import Live, Work
-from service.ports import SILENT, StepChange, StepKey, StepRow
+from service.ports import GATE_TIMER, SILENT, StepChange, StepKey, StepRow
 
 OPEN = frozenset(StepStatus) - ENDED
 """Steps that somebody may still work on."""
@@ -113,6 +113,8 @@ def _move(work: Work, live: Live, event: Event, move: Move) -> None:
     after = work.append(live, "transition", entered, event, {"reason": move.reason, "changes": dict(move.changes)})
     work.say(notices.transition(before, after, state.status, move.reason, event))
     _enter(work, live, after)
+    if state.passes:
+        _release(work, live)
 
 
 def _enter(work: Work, live: Live, after: Snapshot) -> None:
@@ -154,6 +156,17 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         ways = _commands(live)
         who = f"a person: {state.name} lasts until somebody acts. One of: {'; '.join(ways)}"
         work.say(notices.wait(after, None, who, None, f"it stays {state.name}", work.now, ways))
+
+
+def _release(work: Work, live: Live) -> Mapping[str, Json]:
+    """The gate lets go what it holds; what has expired meanwhile is refused. How many of which."""
+    _refuse_overdue(work, live)
+    return gate.release(work, live)
+
+
+def _refuse_overdue(work: Work, live: Live) -> None:
+    for late, why in gate.overdue(work, live):
+        refuse(work, live.snapshot.instance, late, (why,))
 
 
 def _commands(live: Live, row: StepRow | None = None) -> tuple[str, ...]:
@@ -200,6 +213,11 @@ def _step_reported(work: Work, live: Live, event: Event, report: StepReported) -
     if row is None:
         return Outcome.ABSORBED
     state = live.chart.machine.state(live.snapshot.state)
+    if outcome == "waiting" and row.status is StepStatus.WAITING and row.planned.action == gate.ACTION:
+        released = _release(work, live)
+        waiting = frozenset({StepStatus.WAITING})
+        work.change(live, StepChange(row.key, StepStatus.READY, waiting, work.now, released))
+        return Outcome.ABSORBED
     if outcome == "waiting" and row.status is StepStatus.WAITING:
         then = when_silent(row.planned, row.attempt, state)
         whom = report.whom or "a participant"
@@ -229,6 +247,10 @@ def _stay_if_asked(work: Work, live: Live, event: Event) -> None:
 
 
 def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Outcome:
+    if timer.kind == GATE_TIMER:
+        _refuse_overdue(work, live)
+        gate.look_again(work, live)
+        return Outcome.ABSORBED
     if timer.entry != live.snapshot.entry:
         return Outcome.ABSORBED
     match timer.kind:

@@ -19,10 +19,13 @@ class Definitions:
         self._charts = {(m.name, m.version): Chart(m) for m in machines.values()}
         self._hashes = {name: system.config_hash() for name, system in systems.items()}
         self._by_hash = {self._hashes[name]: system for name, system in systems.items()}
+        self._gated = {name for name, system in systems.items() if system.gate is not None}
 
     def add_configuration(self, digest: str, system: System) -> None:
         """An older configuration that an instance still stands on."""
         self._by_hash.setdefault(digest, system)
+        if system.gate is not None:
+            self._gated.add(system.system)
 
     def learn(self, texts: Mapping[str, str]) -> None:
         """Configurations from the table, canonical text by hash. Raises Misconfigured when one cannot be read."""
@@ -53,6 +56,10 @@ class Definitions:
 
     def current_hash(self, system: str) -> str:
         return self._hashes[system]
+
+    def gated(self, system: str) -> bool:
+        """Whether the system has a gate, in its current file or in an older one that an instance stands on."""
+        return system in self._gated
 
     def configuration(self, digest: str) -> System:
         """Raises KeyError when it is not here; see `lacks` and `learn`."""

@@ -16,6 +16,7 @@ from schemas.events import TimerFired
 from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
+from service.engine.gate import concerned
 from service.engine.outbox import Outbox
 from service.engine.reading import UNREADABLE, Arrived, addresses, from_delivery, from_signal, from_timer
 from service.engine.settle import bury_poison, settle
@@ -235,7 +236,7 @@ class Intake:
     async def _known(self, arrived: Sequence[Arrived]) -> Collection[EventKey]:
         """Those that have outcomes. None, when one of them cannot even be asked about: each is tried by itself then."""
         try:
-            return (await self._prepare(arrived)).known.keys()
+            return (await self._prepare(arrived, self._clock.now())).known.keys()
         except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # which one it is shows when each is alone
@@ -259,7 +260,7 @@ class Intake:
         metrics.EVENTS.labels(outcome="dead").inc()
 
     async def _commit(self, arrived: Sequence[Arrived], now: datetime) -> None:
-        prepared = await self._prepare(arrived)
+        prepared = await self._prepare(arrived, now)
         work = Work(prepared, self._definitions, epoch=self._epoch, now=now)
         seen: dict[EventKey, bytes] = {}
         outcomes = [settle(work, one, prepared.known, seen) for one in arrived]
@@ -268,7 +269,7 @@ class Intake:
         for outcome in outcomes:
             metrics.EVENTS.labels(outcome=str(outcome)).inc()
 
-    async def _prepare(self, arrived: Sequence[Arrived]) -> Prepared:
+    async def _prepare(self, arrived: Sequence[Arrived], now: datetime) -> Prepared:
         events = [one.event for one in arrived if one.event is not None]
         instances: dict[InstanceId, None] = {}
         for event in events:
@@ -277,8 +278,9 @@ class Intake:
         if not keys and not instances:
             return Prepared({}, {})
         systems = sorted({event.system for event in events})
+        gates = concerned(events, self._definitions)
         with metrics.PREPARE_SECONDS.time():
-            prepared = await self._store.prepare(self._ownership.shard, keys, list(instances), systems)
+            prepared = await self._store.prepare(self._ownership.shard, keys, list(instances), systems, gates, now)
         await self._learn(prepared)
         return prepared
 
@@ -307,6 +309,9 @@ class Intake:
         self._outbox.deleted(sent)
         if sent:
             crash_point("outbox.after_delete")
+        if batch.releases:
+            # The gate's rows went from table to table, and stand before those of the batch.
+            self._outbox.doubt()
         self._outbox.offer(ids, batch.outbox)
         for row in batch.log:
             if row.kind == "transition":

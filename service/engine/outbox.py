@@ -6,11 +6,13 @@ What is unsent lives in the table; the copy here only saves reading it back. Aft
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice, takewhile
 
 import structlog
 
 from service import metrics
 from service.crash import crash_point
+from service.engine.gate import OPERATIONS_EXCHANGE
 from service.errors import Unavailable
 from service.ports import Clock, OutboxRow, OutMessage, Ownership, Publisher, Sent, Store
 
@@ -111,10 +113,11 @@ class Outbox:
         self._more = len(self._rows) > BOUND
 
     async def _publish(self) -> None:
-        window = [self._rows[i] for i in range(min(WINDOW, len(self._rows)))]
+        window, operations = self._window()
         crash_point("outbox.before_publish")
         with metrics.PUBLISH_SECONDS.time():
-            verdicts = await self._publisher.publish([row.message for row in window])
+            # An operation that no queue would take must come back: nobody keeps it but us.
+            verdicts = await self._publisher.publish([row.message for row in window], mandatory=operations)
         crash_point("outbox.after_confirm")
         for row, verdict in zip(window, verdicts, strict=True):
             metrics.PUBLISHED.labels(result=str(verdict)).inc()
@@ -125,14 +128,29 @@ class Outbox:
             if verdict is Sent.CONFIRMED:
                 self._sent.append(row.id)
 
+    def _window(self) -> tuple[list[OutboxRow], bool]:
+        """The next rows, as many as are in flight at once, and whether they are operations: all are, or none is."""
+        operations = self._rows[0].message.exchange == OPERATIONS_EXCHANGE
+        alike = takewhile(lambda row: (row.message.exchange == OPERATIONS_EXCHANGE) is operations, self._rows)
+        return list(islice(alike, WINDOW)), operations
+
     async def _second_way(self, row: OutboxRow) -> bool:
-        """A refused row goes straight to the status log; True when it is out of the way, False to wait in order."""
-        straight = OutMessage("", STATUS_LOG, row.message.message_id, row.message.body)
-        (verdict,) = await self._publisher.publish([straight])
+        """A refused row goes straight to the queue that must have it: the status log, or the system's operations.
+
+        True when it is out of the way, False to wait in order.
+        """
+        operation = row.message.exchange == OPERATIONS_EXCHANGE
+        queue = f"{OPERATIONS_EXCHANGE}.{row.message.routing_key.split('.', 1)[0]}" if operation else STATUS_LOG
+        straight = OutMessage("", queue, row.message.message_id, row.message.body)
+        (verdict,) = await self._publisher.publish([straight], mandatory=operation)
         if verdict is not Sent.CONFIRMED:
             log.warning("outbox.refused", shard=self._ownership.shard, row=row.id, key=row.message.routing_key)
             await self._clock.sleep(1.0)
             return False
+        if operation:
+            # There it is where it should be; it may stand there twice, with the same id.
+            self._sent.append(row.id)
+            return True
         why = "a queue bound to relight.status refused it; it stands in relight.status.log"
         await self._store.undeliverable(self._ownership.shard, self._ownership.token, row.id, why)
         log.warning("outbox.undelivered", shard=self._ownership.shard, row=row.id, key=row.message.routing_key, why=why)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from machines.model import Event, InstanceId
+from schemas.base import Closed
 from schemas.envelope import CloudEvent, Read, Rejected, read
 from schemas.events import ParticipantAnswered
 from service.engine.definitions import Definitions
@@ -25,6 +26,11 @@ class Arrived:
     delivery: Delivery | None = None
     signal: Signal | None = None
     timer: TimerRow | None = None
+
+    @property
+    def body(self) -> bytes:
+        """What arrived, byte for byte; nothing for a due time."""
+        return self.delivery.body if self.delivery else self.signal.body.encode() if self.signal else b""
 
     @property
     def kept_in_inbox(self) -> bool:
@@ -49,7 +55,7 @@ def from_delivery(delivery: Delivery, definitions: Definitions, at: datetime) ->
     if isinstance(found, Rejected):
         key = EventKey(found.source, found.id) if found.source and found.id else EventKey(UNREADABLE, digest.hex())
         return Arrived(key, digest, None, found, delivery=delivery)
-    event = _event(found, at, delivery.user, local=False)
+    event = event_of(found.envelope, found.kind.name, found.data, at, delivery.user, local=False)
     return Arrived(EventKey(event.source, event.id), digest, event, None, delivery=delivery)
 
 
@@ -63,7 +69,7 @@ def from_signal(signal: Signal, definitions: Definitions, at: datetime) -> Arriv
     if isinstance(found, Rejected):
         key = EventKey(found.source or UNREADABLE, found.id or digest.hex())
         return Arrived(key, digest, None, found, signal=signal)
-    event = _event(found, at, signal.user, local=signal.local)
+    event = event_of(found.envelope, found.kind.name, found.data, at, signal.user, local=signal.local)
     return Arrived(EventKey(event.source, event.id), digest, event, None, signal=signal)
 
 
@@ -72,14 +78,16 @@ def from_timer(timer: TimerRow, system: str, event: Event) -> Arrived:
     return Arrived(EventKey(event.source, event.id), b"", event, None, timer=timer)
 
 
-def _event(found: Read, at: datetime, user: str | None, *, local: bool) -> Event:
-    envelope: CloudEvent = found.envelope
+def event_of(
+    envelope: CloudEvent, name: str, data: Closed, at: datetime, user: str | None, *, local: bool
+) -> Event:  # fmt: skip
+    """A valid envelope with its typed data as an event that is taken in at `at`."""
     return Event(
         id=envelope.id,
         source=envelope.source,
-        name=found.kind.name,
+        name=name,
         system=envelope.subject,
-        data=found.data,
+        data=data,
         at=at,
         user=user,
         local=local,

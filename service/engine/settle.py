@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from machines.address import carried
 from machines.model import Event, InstanceId, Reason
 from schemas.envelope import Rejected
-from schemas.events import EVENTS
-from service.engine import notices
+from schemas.events import EVENTS, OperationRequested
+from service.engine import gate, notices
 from service.engine.decide import Outcome, decide, refuse
 from service.engine.reading import UNREADABLE, Arrived, addresses, component_of
 from service.engine.records import keepable
@@ -57,6 +57,9 @@ def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
     for instance in meant:
         if forbidden is not None:
             outcomes[instance] = refuse(work, instance, event, (Reason(forbidden),))
+        elif isinstance(event.data, OperationRequested):
+            why = gate.take_in(work, work.live(instance, event.system), event, event.data, arrived.body)
+            outcomes[instance] = Outcome.ABSORBED if why is None else refuse(work, instance, event, (why,))
         else:
             outcomes[instance] = decide(work, instance, event)
     if arrived.kept_in_inbox:
@@ -79,7 +82,7 @@ def bury(work: Work, arrived: Arrived, why: Rejected, attempts: int) -> None:
             queue=delivery.queue if delivery else "signals",
             routing_key=keepable(delivery.routing_key) if delivery else "",
             reasons=why.reasons,
-            body=delivery.body if delivery else signal.body.encode() if signal else b"",
+            body=arrived.body,
             source=why.source,
             event_id=why.id,
             user=user,

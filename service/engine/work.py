@@ -11,9 +11,11 @@ from machines.chart import Chart
 from machines.model import ENDED, Event, InstanceId, Snapshot, StepFact, StepStatus
 from schemas.system import System
 from service.engine.definitions import Definitions
+from service.engine.held import Held
 from service.engine.records import log_row
 from service.errors import Misconfigured
 from service.ports import (
+    GATE_TIMER,
     Batch,
     DeadLetter,
     EventKey,
@@ -62,6 +64,8 @@ class Work:
         self.live_runs = prepared.live_runs
         self.outcomes: list[tuple[str, str]] = []
         self._loaded = prepared.instances
+        self._gate_rows = prepared.gates
+        self._gates: dict[str, tuple[InstanceId, Held]] = {}
         self._live: dict[InstanceId, Live] = {}
         self._inbox: list[InboxRow] = []
         self._log: list[LogRow] = []
@@ -142,7 +146,7 @@ class Work:
         for key, row in self._new_steps.items():
             if key.instance == instance and row.status not in ENDED:
                 self._new_steps[key] = replace(row, status=StepStatus.CANCELLED)
-        for timer in [timer for timer in self._timers if timer[0] == instance]:
+        for timer in [timer for timer in self._timers if timer[0] == instance and timer[1] != GATE_TIMER]:
             del self._timers[timer]
         live.steps = {}
 
@@ -166,9 +170,18 @@ class Work:
         earlier = self._changes.get(change.key)
         self._changes[change.key] = replace(earlier, **given) if earlier is not None else change
 
-    def timer(self, live: Live, kind: str, due_at: datetime) -> None:
+    def timer(self, live: Live, kind: str, due_at: datetime, entry: int | None = None) -> None:
+        """A due time of the current state entry, or of another `entry`."""
         instance = live.snapshot.instance
-        self._timers[instance, kind] = TimerRow(instance, live.snapshot.entry, kind, due_at)
+        entry = live.snapshot.entry if entry is None else entry
+        self._timers[instance, kind] = TimerRow(instance, entry, kind, due_at)
+
+    def gate(self, live: Live) -> Held | None:
+        """The gate of the instance's system; None when this batch did not ask for it."""
+        system = live.snapshot.system
+        if system not in self._gates and system in self._gate_rows:
+            self._gates[system] = (live.snapshot.instance, Held(self._gate_rows[system]))
+        return self._gates[system][1] if system in self._gates else None
 
     def say(self, message: OutMessage) -> None:
         self._outbox.append(message)
@@ -211,6 +224,11 @@ class Work:
             sent=sent,
             dead=tuple(self._dead),
             observations=_summed(self._observations),
+            gates=tuple(
+                change
+                for system, (instance, held) in self._gates.items()
+                if (change := held.change(system, instance)) is not None
+            ),
         )
 
 

@@ -65,8 +65,9 @@ class Publisher(Protocol):
 class Broker(Protocol):
     """RabbitMQ: separate connections for consuming and publishing, restored by themselves after every outage."""
 
-    async def declare(self, systems: Sequence[str], shards: Mapping[str, int]) -> None:
-        """Exchanges, queues, bindings and the stream; `shards` gives each system's shard. Idempotent."""
+    async def declare(self, systems: Sequence[str], shards: Mapping[str, int], gated: Sequence[str] = ()) -> None:
+        """Exchanges, queues, bindings and the stream; `shards` gives each system's shard, `gated` those that have a
+        queue for operations. Idempotent."""
         ...
 
     def lanes(self, shard: int) -> AbstractAsyncContextManager[Lanes]:

@@ -10,6 +10,7 @@ from service.steps.grounds import CheckIdentity
 from service.steps.notice import Tell as TellPeople
 from service.steps.observing import ConfirmStopped, Observe
 from service.steps.participants import Flush, Tell
+from service.steps.releasing import Release
 from service.steps.reporting import Report
 from service.steps.snapshots import Compare, Seal, Verify
 from service.steps.soaking import Soak
@@ -41,6 +42,7 @@ def build() -> dict[str, Action]:
         RunCheck(),
         Soak(),
         Report(),
+        Release(),
     )
     return {action.name: action for action in actions}
 

@@ -17,7 +17,7 @@ import pytest
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from service.cli import main, words
-from service.ports import EventKey, InstanceView, LogRow, StepKey, StepRow
+from service.ports import EventKey, GateView, InstanceView, LogRow, StepKey, StepRow
 
 NOW = datetime.now(UTC)
 COMMANDS = (
@@ -90,7 +90,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     async def history(instance: str, after_seq: int = 0, limit: int = 1000) -> tuple[LogRow, ...]:
         return (ROW,) if instance == "lifecycle/metrics" and after_seq < 6 else ()
 
-    double = SimpleNamespace(instances=instances, history=history)
+    async def gates(system: str | None = None) -> tuple[GateView, ...]:
+        return (GateView("metrics", 12, NOW, NOW + timedelta(minutes=15)),) if system in (None, "metrics") else ()
+
+    double = SimpleNamespace(instances=instances, history=history, gates=gates)
 
     @asynccontextmanager
     async def opened(_: object) -> AsyncIterator[SimpleNamespace]:
@@ -186,6 +189,8 @@ def test_status_shows_steps_and_what_happens_if_nobody_acts(run: Any, store: obj
     assert any(
         re.match(r"lifecycle/metrics: if nobody acts: abort and resume at \d\d:\d\d:\d\d", line) for line in lines
     )
+    held = r"metrics: 12 operations held since \d\d:\d\d:\d\d; the first expires at \d\d:\d\d:\d\d$"
+    assert any(re.match(held, line) for line in lines)
 
 
 def test_in_a_checkout_the_advised_commands_are_those_of_the_launcher(
@@ -209,6 +214,7 @@ def test_status_for_programs_is_one_document(run: Any, store: object) -> None:
     assert view["instance"] == "lifecycle/metrics"
     assert view["status"] == "Preparing for Restart"
     assert view["then"] == "abort and resume"
+    assert view["gate"]["held"] == 12
     assert [s["status"] for s in view["steps"]] == ["done", "waiting", "planned"]
     assert [(act["act"], act["step"]) for act in view["acts"]] == [("waive", "pause:calculator"), ("abort", None)]
     assert view["acts"][1]["command"] == 'relight act lifecycle/metrics abort --reason "WHY"'

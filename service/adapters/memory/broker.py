@@ -19,6 +19,7 @@ from service.errors import Retry, Unavailable
 from service.ports import Clock, OutMessage, Sent
 
 EVENTS_EXCHANGE, STATUS_EXCHANGE, COMMANDS_EXCHANGE = "relight.events", "relight.status", "relight.commands"
+OPERATIONS_EXCHANGE = "relight.operations"
 STATUS_LOG = "relight.status.log"
 PREFETCH = 600
 """Deliveries a lane may hold unacknowledged, as with the real one."""
@@ -111,6 +112,10 @@ class MemoryBroker:
         """Messages in a queue that no channel holds."""
         return len(self._queue(queue).ready)
 
+    def bodies(self, queue: str) -> tuple[bytes, ...]:
+        """What waits in a queue, oldest first."""
+        return tuple(message.body for message in self._queue(queue).ready)
+
     def queues(self) -> tuple[str, ...]:
         """Names of all queues there are."""
         return tuple(sorted(self._queues))
@@ -149,8 +154,10 @@ class MemoryBroker:
 
     # --- Broker
 
-    async def declare(self, systems: Sequence[str], shards: Mapping[str, int]) -> None:
+    async def declare(self, systems: Sequence[str], shards: Mapping[str, int], gated: Sequence[str] = ()) -> None:
         self._reach()
+        for system in gated:
+            self._queue(f"{OPERATIONS_EXCHANGE}.{system}")
         for queue in (UNROUTED, STATUS_LOG):
             self._queue(queue)
         for shard in {0, *shards.values()}:
@@ -290,6 +297,11 @@ class MemoryBroker:
         elif name == COMMANDS_EXCHANGE:
             if not self.tell(message.routing_key, message.message_id, message.body) and mandatory:
                 return Sent.RETURNED
+        elif name == OPERATIONS_EXCHANGE:
+            queue = f"{OPERATIONS_EXCHANGE}.{message.routing_key.split('.', 1)[0]}"
+            if queue not in self._queues:
+                return Sent.RETURNED if mandatory else Sent.CONFIRMED
+            self._enqueue(queue, Message(message.routing_key, body))
         elif not message.exchange and name in self._queues:
             self._enqueue(name, Message(message.routing_key, body))
         elif not message.exchange:

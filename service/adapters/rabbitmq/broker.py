@@ -46,7 +46,7 @@ class RabbitBroker:
         self._consuming = Link("consuming", url, clock=clock, heartbeat=heartbeat, say=on_event)
         self._publishing = Link("publishing", url, clock=clock, heartbeat=heartbeat, say=on_event)
         self._wanted: Topology | None = None
-        self._systems: tuple[Sequence[str], Mapping[str, int]] | None = None
+        self._systems: tuple[Sequence[str], Mapping[str, int], Sequence[str]] = (), {}, ()
         self._owned: set[int] = set()
         self._declared_on: AbstractConnection | None = None
         self._declaring = asyncio.Lock()
@@ -79,21 +79,21 @@ class RabbitBroker:
     def available(self) -> Mapping[str, bool]:
         return {link.name: link.current is not None for link in (self._consuming, self._publishing)}
 
-    async def declare(self, systems: Sequence[str], shards: Mapping[str, int]) -> None:
+    async def declare(self, systems: Sequence[str], shards: Mapping[str, int], gated: Sequence[str] = ()) -> None:
         """Raises Misconfigured when something of that name is there already but different, Unavailable when cut off.
 
         What is asked for here is declared again by itself after every reconnect.
         """
-        self._systems = systems, shards
-        self._wanted = topology(systems, shards, self._stream_age, self._owned)
+        self._systems = systems, shards, gated
+        self._wanted = self._topology()
         await self._restore(await self._consuming.up(CONNECT_TIMEOUT), True)
 
     @contextlib.asynccontextmanager
     async def lanes(self, shard: int) -> AsyncIterator[RabbitLanes]:
-        if shard not in self._owned and self._systems is not None:
+        if shard not in self._owned and self._wanted is not None:
             # A shard without a system has an owner too, and what was left in its queues has a consumer.
             self._owned.add(shard)
-            self._wanted = topology(*self._systems, self._stream_age, self._owned)
+            self._wanted = self._topology()
             self._declared_on = None
         lanes = RabbitLanes(
             shard,
@@ -133,6 +133,10 @@ class RabbitBroker:
             # A fault of ours: nobody would connect again. `available` shows it, this tells it, and `stop` raises it.
             self._say("broker.failed", why=repr(failure))
             raise
+
+    def _topology(self) -> Topology:
+        systems, shards, gated = self._systems
+        return topology(systems, shards, self._stream_age, self._owned, gated)
 
     async def _declare_again(self) -> None:
         await self._restore(await self._consuming.up(CONNECT_TIMEOUT), True)

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 from service.errors import Unavailable
 
 POLICY = "relight-intake"
-PATTERN = r"^relight\.(intake\..*|unrouted)$"
+PATTERN = r"^relight\.(intake\..*|operations\..*|unrouted)$"
 DELIVERY_LIMIT = 1000
 """Deliveries of one message after which the broker gives it to `relight.dead`. Far above anything that outages and
 crashes cause (RabbitMQ 4 has 20 by itself, which a bad night reaches): good messages must not pay for a bad one."""

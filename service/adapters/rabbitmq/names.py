@@ -11,6 +11,7 @@ DEAD = "relight.dead"
 STATUS_EXCHANGE = "relight.status"
 STATUS_LOG = "relight.status.log"
 COMMANDS_EXCHANGE = "relight.commands"
+OPERATIONS_EXCHANGE = "relight.operations"
 
 UNROUTED_SHARD = 0
 """The shard whose control lane takes what nobody bound."""
@@ -56,6 +57,11 @@ def intake_queue(lane: Lane, shard: int) -> str:
     return f"relight.intake.{lane.value}.{shard}"
 
 
+def operations_queue(system: str) -> str:
+    """`relight.operations.metrics`: what has passed the gate of a system, for whoever works on it."""
+    return f"{OPERATIONS_EXCHANGE}.{system}"
+
+
 def consumed(lane: Lane, shard: int) -> tuple[str, ...]:
     """The queues that one lane of a shard takes from."""
     own = intake_queue(lane, shard)
@@ -63,9 +69,17 @@ def consumed(lane: Lane, shard: int) -> tuple[str, ...]:
 
 
 def topology(
-    systems: Sequence[str], shards: Mapping[str, int], stream_age: str = STREAM_AGE, owned: Iterable[int] = ()
+    systems: Sequence[str],
+    shards: Mapping[str, int],
+    stream_age: str = STREAM_AGE,
+    owned: Iterable[int] = (),
+    gated: Sequence[str] = (),
 ) -> Topology:
-    """Everything for these systems. A system without a shard belongs to shard 0; `owned` shards need no system."""
+    """Everything for these systems. A system without a shard belongs to shard 0; `owned` shards need no system.
+
+    Those that are `gated` have a queue for operations, with no bound of its own: the gate's bounds what is held, and an
+    absent consumer must not stop what else the shard has to say.
+    """
     numbers = sorted({UNROUTED_SHARD, *shards.values(), *owned})
     quorum: dict[str, Argument] = {
         "x-queue-type": "quorum",
@@ -81,17 +95,21 @@ def topology(
         Exchange(EVENTS_EXCHANGE, "topic", {"alternate-exchange": UNROUTED}),
         Exchange(STATUS_EXCHANGE, "topic"),
         Exchange(COMMANDS_EXCHANGE, "topic"),
+        Exchange(OPERATIONS_EXCHANGE, "topic"),
     )
     queues = (
         Queue(DEAD, {"x-queue-type": "quorum"}),
         Queue(UNROUTED, quorum),
         *(Queue(intake_queue(lane, shard), quorum) for shard in numbers for lane in Lane),
         Queue(STATUS_LOG, {"x-queue-type": "stream", "x-max-age": stream_age}),
+        # One consumer at a time, or two that share the queue would work out of order.
+        *(Queue(operations_queue(system), quorum) for system in gated),
     )
     bindings = (
         Binding(UNROUTED, "", UNROUTED),
         Binding(DEAD, "", DEAD),
         Binding(STATUS_EXCHANGE, "#", STATUS_LOG),
+        *(Binding(OPERATIONS_EXCHANGE, f"{system}.#", operations_queue(system)) for system in gated),
         *(binding for system in systems for binding in _of(system, shards.get(system, UNROUTED_SHARD))),
     )
     foreign = tuple(

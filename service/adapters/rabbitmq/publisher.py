@@ -14,6 +14,7 @@ from aiormq.abc import ChannelFrame
 
 from service.adapters.rabbitmq.confirms import ConfirmChannel, Waiting
 from service.adapters.rabbitmq.connection import CLOSE_TIMEOUT, SERVER, Link, Say, ask, blocked, explain
+from service.adapters.rabbitmq.names import OPERATIONS_EXCHANGE
 from service.errors import Unavailable
 from service.ports import OutMessage, Sent
 
@@ -59,7 +60,14 @@ class BatchPublisher:
                 await self._write(channel, payload)
         for channel, waiting in batches:
             await self._wait(channel, waiting.done)
-        return tuple(verdict for _, waiting in batches for verdict in waiting.verdicts)
+        verdicts = tuple(verdict for _, waiting in batches for verdict in waiting.verdicts)
+        if any(
+            verdict is Sent.RETURNED and message.exchange == OPERATIONS_EXCHANGE
+            for message, verdict in zip(messages, verdicts, strict=True)
+        ):
+            # Somebody deleted the queue: nobody of ours consumes it, so nobody else would notice.
+            await self._declare_again()
+        return verdicts
 
     async def close(self) -> None:
         """Closes the channel; whoever still waits for a confirm gets Unavailable."""
