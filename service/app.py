@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -85,7 +85,7 @@ async def serve(
 
     Raises Misconfigured when an instance stands on something that is not here. Servers that are away are waited for.
     """
-    await _Service(settings, systems, addresses, ready).run()
+    await Service(settings, systems, addresses, ready).run()
 
 
 def heartbeat(lease: timedelta) -> int:
@@ -107,7 +107,9 @@ def _replica(home: Path) -> str:
     return file.read_text().strip()
 
 
-class _Service:
+class Service:
+    """All of a running Relight. What it does beside deciding, and on which world, another one may choose."""
+
     def __init__(
         self,
         settings: Settings,
@@ -122,12 +124,16 @@ class _Service:
         self._clock: Clock = SystemClock()
         self._ids: Ids = SystemIds()
         self._name = f"{socket.gethostname()}:{_replica(settings.servers.home)}"
-        self._definitions = Definitions(MACHINES, systems)
-        for machine in OLD:
-            self._definitions.add_old_machine(machine)
+        self._definitions = self._defined()
         self._owners: list[Owner] = []
         self._postgres_trouble: str | None = "not asked yet"
         self._broker: RabbitBroker | None = None
+
+    def _defined(self) -> Definitions:
+        definitions = Definitions(MACHINES, self._systems)
+        for machine in OLD:
+            definitions.add_old_machine(machine)
+        return definitions
 
     async def run(self) -> None:
         engine, http = self._settings.engine, self._settings.http
@@ -151,8 +157,7 @@ class _Service:
             await self._until_up("PostgreSQL", lambda: self._take_stock(store))
             gated = [name for name, system in self._systems.items() if system.gate is not None]
             await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards, gated))
-            commands = await stack.enter_async_context(broker.commands())
-            runner = self._runner(store, commands)
+            work = await self._work(stack, store, broker)
             for shard in range(engine.shards):
                 owner = Owner(
                     shard, self._name, store, broker, lambda: self._definitions, self._clock,
@@ -160,7 +165,7 @@ class _Service:
                 )  # fmt: skip
                 self._owners.append(owner)
                 tasks.create_task(owner.run())
-            tasks.create_task(runner.run())
+            tasks.create_task(work())
             await self._until_up("PostgreSQL", lambda: store.signal(self._registrations()))
             log.info("serve.began", systems=sorted(self._systems), name=self._name, health=web.url)
             if self._ready is not None:
@@ -172,9 +177,27 @@ class _Service:
         stack.push_async_callback(store.close)
         return store
 
-    def _runner(self, store: PostgresStore, commands: Commands) -> Runner:
+    async def _work(
+        self, stack: AsyncExitStack, store: PostgresStore, broker: RabbitBroker
+    ) -> Callable[[], Coroutine[None, None, None]]:
+        """What is done beside deciding: the steps."""
+        commands = await stack.enter_async_context(broker.commands())
         engine = self._settings.engine
-        world = World(
+        runner = Runner(
+            store,
+            ACTIONS,
+            self._world(store, commands),
+            lambda: self._definitions,
+            self._clock,
+            self._ids,
+            name=self._name,
+            places=engine.places,
+            lease=engine.lease,
+        )
+        return runner.run
+
+    def _world(self, store: PostgresStore, commands: Commands) -> World:
+        return World(
             processes=SupervisedProcesses(self._settings.servers.home / "processes", self._clock),
             databases=PostgresDatabases(),
             dumps=PostgresDumps(self._settings.servers.scratch),
@@ -189,17 +212,6 @@ class _Service:
             http=HttpRequests(),
             notifier=AppriseChannels(self._clock),
             chronicle=store,
-        )
-        return Runner(
-            store,
-            ACTIONS,
-            world,
-            lambda: self._definitions,
-            self._clock,
-            self._ids,
-            name=self._name,
-            places=engine.places,
-            lease=engine.lease,
         )
 
     def _own_servers(self) -> Mapping[str, str]:

@@ -60,5 +60,9 @@ class Missing(Permanent):
     """What was to be read is not there."""
 
 
+class Refrained(Permanent):
+    """It would have changed something, and this Relight only looks: nothing was done."""
+
+
 class Unknown(StepError):
     """Nobody can tell whether the effect happened; a person has to look."""

@@ -32,6 +32,7 @@ class Serving:
         self.postgres_url, self.amqp_url = postgres_url, amqp_url
         self.system = system
         self.systems = [folder / "system.yaml"]
+        self.options: tuple[str, ...] = ()
         self.log = folder / "serve.log"
         self.process: asyncio.subprocess.Process | None = None
         self.health = f"http://127.0.0.1:{free_port()}"
@@ -64,7 +65,7 @@ class Serving:
             log.write(f"--- started, to die at {crash_at}\n".encode())
             log.flush()
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service.cli", "serve", *systems,
+                sys.executable, "-m", "service.cli", "serve", *self.options, *systems,
                 cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -93,6 +93,16 @@ def user_file(home: Path, user: str) -> Path:
     return home / "users" / f"{quote(user, safe='')}.url"
 
 
+def page_file(home: Path, system: str) -> Path:
+    """Where `serve --observe` keeps its newest page of a system; `<system>.json` beside it is the same for programs."""
+    return home / "observed" / f"{system}.md"
+
+
+def answer_file(home: Path, system: str) -> Path:
+    """Where it keeps the page that answered the newest request for a restart."""
+    return home / "observed" / f"{system}.asked.md"
+
+
 @contextlib.contextmanager
 def only_one(home: Path, otherwise: str = NOTHING_STARTED) -> Iterator[None]:
     """Held while `serve` runs on this folder. Raises RelightError when another one does; a killed one holds nothing.

@@ -90,16 +90,24 @@ def demo() -> None:
 
 
 @app.command()
-def serve(systems: Systems) -> None:
+def serve(
+    systems: Systems,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Only look, and report what a restart would meet. Read rights are enough.")
+    ] = False,
+    every: Annotated[str, typer.Option(metavar="SPAN", help="With --observe: between two looks.")] = "1m",
+) -> None:
     """Run Relight for these systems until it is ended (Ctrl-C or SIGTERM).
 
     Without RELIGHT_POSTGRES_URL and RELIGHT_AMQP_URL it starts its own private PostgreSQL and RabbitMQ; data stays.
     The systems' processes go on running when Relight ends, and are adopted at the next start.
+    With --observe nothing is started, stopped, told or written; a request for a restart is refused with a report of
+    what each step would have met (`relight report lifecycle/SYSTEM`).
     """
     from service.cli.serve import serve as perform
 
     settings, screen = start()
-    raise typer.Exit(perform(settings, screen, systems))
+    raise typer.Exit(perform(settings, screen, systems, every if observe else None))
 
 
 @app.command()

@@ -6,6 +6,7 @@ from machines.model import InstanceId
 from schemas.system import System
 from service.cli.connect import store
 from service.cli.console import Screen
+from service.cli.home import answer_file, page_file
 from service.clock import SystemClock
 from service.errors import RelightError
 from service.settings import Settings
@@ -14,7 +15,8 @@ from service.steps.reporting import history
 
 
 def report(settings: Settings, screen: Screen, instance: str, restart: str | None) -> int:
-    """Markdown on standard output. Raises RelightError when there is no such instance or restart."""
+    """Markdown on standard output; of a system that is only observed the answer to the newest request. Raises
+    RelightError when there is no such instance or restart."""
     page = asyncio.run(_report(settings, InstanceId(instance), restart))
     screen.page(page)
     return 0
@@ -27,6 +29,10 @@ async def _report(settings: Settings, instance: InstanceId, restart: str | None)
         if not rows:
             known = ", ".join(view.snapshot.instance for view in await opened.instances()) or "none yet"
             raise RelightError(f"there is no instance {instance!r}; there are: {known}")
+        system = instance.partition("/")[2].partition("/")[0]
+        observed = [file(settings.servers.home, system) for file in (answer_file, page_file)] if run is None else []
+        if restart is None and (pages := [file for file in observed if file.exists()]):
+            return pages[0].read_text()
         if run is None:
             which = f"the restart {restart!r}" if restart else "any restart"
             raise RelightError(f"the log of {instance} says nothing of {which}; `relight history {instance}` shows it")

@@ -19,19 +19,28 @@ from service.errors import Unavailable
 from service.settings import Http, Settings
 
 if TYPE_CHECKING:
+    from service.app_observing import Observing
     from service.embedded import Embedded, Endpoints
     from service.embedded.users import BrokerUser
 
 
-def serve(settings: Settings, screen: Screen, paths: Sequence[Path]) -> int:
-    """Runs until SIGTERM or SIGINT: then 0. Raises RelightError when it cannot start or a part of it has failed."""
+def serve(settings: Settings, screen: Screen, paths: Sequence[Path], observe: str | None = None) -> int:
+    """Runs until SIGTERM or SIGINT: then 0. Raises RelightError when it cannot start or a part of it has failed.
+
+    `observe`: it only looks, so often.
+    """
     from service import logs
     from service.adapters.systems import load_systems
 
+    observing = _observing(settings, screen, observe) if observe is not None else None
     systems = load_systems(paths)
     logs.configure(settings.logs)
     signals = Signals(
-        lambda: screen.note(f"relight: ending; the systems' processes go on running ({_downs(systems)})"),
+        lambda: screen.note(
+            "relight: ending"
+            if observing is not None
+            else f"relight: ending; the systems' processes go on running ({_downs(systems)})"
+        ),
         lambda: screen.note("relight: already ending; a moment"),
     )
     signals.listen()
@@ -43,8 +52,15 @@ def serve(settings: Settings, screen: Screen, paths: Sequence[Path]) -> int:
         suppress(Told),
     ):
         write_systems(settings.servers.home, systems.values())
-        _serve(settings, screen, systems, signals, plain, fast)
+        _serve(settings, screen, systems, observing, signals, plain, fast)
     return 0
+
+
+def _observing(settings: Settings, screen: Screen, every: str) -> "Observing":
+    from service.cli.observing import interval, observing
+    from service.clock import SystemClock
+
+    return observing(settings.servers.home, screen, interval(every), SystemClock().now)
 
 
 def _downs(systems: Iterable[str]) -> str:
@@ -63,6 +79,7 @@ def _serve(
     settings: Settings,
     screen: Screen,
     systems: dict[str, System],
+    observing: "Observing | None",
     signals: Signals,
     plain: asyncio.Runner,
     fast: asyncio.Runner,
@@ -73,7 +90,7 @@ def _serve(
         found = find(servers)
         api = servers.rabbitmq_api.get_secret_value() if servers.rabbitmq_api is not None else None
         signals.run(plain, _limits(screen, found.amqp_url, api))
-        signals.run(fast, _service(settings, screen, systems, found.postgres_url, found.amqp_url))
+        signals.run(fast, _service(settings, screen, systems, observing, found.postgres_url, found.amqp_url))
         return
     from service.embedded import Embedded
 
@@ -82,7 +99,8 @@ def _serve(
     endpoints = signals.run(plain, embedded.start())
     try:
         signals.run(plain, _prepare(embedded, endpoints, settings, screen, systems))
-        signals.run(fast, _service(settings, screen, systems, endpoints.postgres_url, endpoints.amqp_url))
+        urls = (endpoints.postgres_url, endpoints.amqp_url)
+        signals.run(fast, _service(settings, screen, systems, observing, *urls))
     finally:
         remove_endpoints(servers.home)
         signals.finish(plain, embedded.stop())
@@ -104,11 +122,22 @@ async def _prepare(
 
 
 async def _service(
-    settings: Settings, screen: Screen, systems: dict[str, System], postgres_url: str, amqp_url: str
+    settings: Settings,
+    screen: Screen,
+    systems: dict[str, System],
+    observing: "Observing | None",
+    postgres_url: str,
+    amqp_url: str,
 ) -> None:
     from service import app
 
     addresses = app.Addresses(postgres_url, amqp_url)
+    if observing is not None:
+        from service import app_observing
+
+        ready = lambda: _observing_banner(settings, screen, systems)  # noqa: E731  # one line, used once
+        await app_observing.serve(settings, systems, addresses, observing, ready=ready)
+        return
     await app.serve(settings, systems, addresses, ready=lambda: _banner(settings, screen, systems))
 
 
@@ -164,6 +193,16 @@ def _with_free_port(settings: Settings, screen: Screen) -> Http:
     if port != http.http_port:
         screen.note(f"relight: port {http.http_port} is taken; health is on {port} (RELIGHT_HTTP_PORT chooses one)")
     return http.model_copy(update={"http_port": port})
+
+
+def _observing_banner(settings: Settings, screen: Screen, systems: dict[str, System]) -> None:
+    http = settings.http
+    name = next(iter(sorted(systems)))
+    screen.say(f"Relight observes {', '.join(sorted(systems))}; it moves nothing", Tone.GOOD)
+    screen.say(f"  health   http://{http.http_host}:{http.http_port}/readyz   (and /livez, /metrics)")
+    screen.say(f"  ask      relight restart {name}   is refused, with a report of what would have happened")
+    screen.say(f"  look     relight report lifecycle/{name}, relight status, relight history lifecycle/{name}")
+    screen.say("  end      Ctrl-C")
 
 
 def _banner(settings: Settings, screen: Screen, systems: dict[str, System]) -> None:

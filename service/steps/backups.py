@@ -51,7 +51,7 @@ class BackUp:
                 f"{name} of {system.system} is on the server {server}, but {pinned} is pinned as its identity; nothing "
                 "was dumped. If it moved, change identity: in the system's file"
             )
-        if (reused := await self._reusable(context, name, server)) is not None:
+        if (reused := await reusable(context, name, server)) is not None:
             return reused
         base = _base(context)
         manifest = system.backup_url(name, f"{base}.manifest.json")
@@ -89,23 +89,6 @@ class BackUp:
         for stored in await context.world.storage.list(context.system.backup_url(name, prefix)):
             if stored.url != kept and stored.url.endswith(".dump"):
                 await context.world.storage.delete(stored.url)
-
-    async def _reusable(self, context: StepContext, name: str, server: str) -> Done | None:
-        """The latest backup, when its test is young enough, it is of this very server and its dump is still there."""
-        backup = context.system.restart.backup
-        latest = await _read(context, context.system.backup_url(name, LATEST))
-        if backup is None or latest is None or latest.restored is None:
-            return None
-        if context.clock.now() - latest.restored.at >= backup.reuse_within:
-            return None
-        if (latest.system, latest.contents.system_identifier) != (context.system.system, server):
-            return None
-        url = context.system.backup_url(name, latest.file)
-        there = await context.world.storage.list(url)
-        if not any(stored.url == url and stored.bytes == latest.bytes for stored in there):
-            return None
-        about = _about(context, latest, context.system.backup_url(name, LATEST))
-        return Done({"reused": True, **about, "restored_at": _text(latest.restored.at)})
 
 
 class VerifyBackup:
@@ -224,6 +207,24 @@ class _Copy:
                 f"{self._url} was written with {self._made.bytes} bytes and SHA-256 {self._made.sha256}, but read back "
                 f"it has {found[0]} and {found[1]}: the storage lost or changed it"
             )
+
+
+async def reusable(context: StepContext, name: str, server: str) -> Done | None:
+    """The latest backup, when its test is young enough, it is of this very server and its dump is still there."""
+    backup = context.system.restart.backup
+    latest = await _read(context, context.system.backup_url(name, LATEST))
+    if backup is None or latest is None or latest.restored is None:
+        return None
+    if context.clock.now() - latest.restored.at >= backup.reuse_within:
+        return None
+    if (latest.system, latest.contents.system_identifier) != (context.system.system, server):
+        return None
+    url = context.system.backup_url(name, latest.file)
+    there = await context.world.storage.list(url)
+    if not any(stored.url == url and stored.bytes == latest.bytes for stored in there):
+        return None
+    about = _about(context, latest, context.system.backup_url(name, LATEST))
+    return Done({"reused": True, **about, "restored_at": _text(latest.restored.at)})
 
 
 def _database(context: StepContext) -> str:

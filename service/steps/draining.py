@@ -42,7 +42,7 @@ class Drain:
         lasts = row.planned.timeout.total_seconds() * _share(row.attempt, row.planned.attempts)
         seen: dict[int | str, str] = {}
         while True:
-            open_ = await self._open(context, database, context.clock.monotonic() - began)
+            open_ = await open_transactions(context, database, context.clock.monotonic() - began)
             if not open_:
                 seconds = round(context.clock.monotonic() - began, 3)
                 waited_for: list[Json] = list(seen.values())
@@ -55,27 +55,6 @@ class Drain:
 
     async def probe(self, context: StepContext) -> Done | None:
         return None
-
-    async def _open(self, context: StepContext, database: str, watched: float) -> tuple[OpenTransaction, ...]:
-        """Those that count: any of the components, which are paused and begin no more; and those of strangers who
-        write, as far as they are older than `watched` (seconds), for in a busy database there is always a new one. A
-        reader who is no part of the system holds up nothing that a restart does."""
-        system = context.system
-        dsn = context.world.secrets.resolve(system.databases[database].url, system.folder)
-        ours = tuple(process_name(system, component) for component in system.components)
-        found = await context.world.databases.transactions(dsn)
-        hidden = [one for one in found if one.hidden and one.application in ours]
-        if hidden:
-            roles = ", ".join(sorted({one.role for one in hidden}))
-            raise Permanent(
-                f"the role of databases.{database} may not see what {roles} does there, so nobody "
-                "can tell whether a transaction is open; grant it pg_read_all_stats"
-            )
-        return tuple(
-            one
-            for one in found
-            if not one.hidden and (one.application in ours or (one.writes and one.seconds >= watched))
-        )
 
     def _in_the_way(self, context: StepContext, database: str, open_: tuple[OpenTransaction, ...]) -> Retry | Permanent:
         row = context.row
@@ -92,6 +71,26 @@ class Drain:
         at = _local(context.clock.now() + row.planned.timeout * share, context.system)
         # The short form and the outlook first: a line on a terminal may be cut.
         return Retry(f"{brief} blocks; if nobody acts: abort and resume at {at}; it is {named}", AT_ONCE)
+
+
+async def open_transactions(context: StepContext, database: str, watched: float) -> tuple[OpenTransaction, ...]:
+    """Those that count: any of the components, which are paused and begin no more; and those of strangers who
+    write, as far as they are older than `watched` (seconds), for in a busy database there is always a new one. A
+    reader who is no part of the system holds up nothing that a restart does."""
+    system = context.system
+    dsn = context.world.secrets.resolve(system.databases[database].url, system.folder)
+    ours = tuple(process_name(system, component) for component in system.components)
+    found = await context.world.databases.transactions(dsn)
+    hidden = [one for one in found if one.hidden and one.application in ours]
+    if hidden:
+        roles = ", ".join(sorted({one.role for one in hidden}))
+        raise Permanent(
+            f"the role of databases.{database} may not see what {roles} does there, so nobody "
+            "can tell whether a transaction is open; grant it pg_read_all_stats"
+        )
+    return tuple(
+        one for one in found if not one.hidden and (one.application in ours or (one.writes and one.seconds >= watched))
+    )
 
 
 def _brief(one: OpenTransaction) -> str:

@@ -1,4 +1,4 @@
-"""Nobody starts a second copy of what somebody else runs: how look-alikes are told, and what the steps do about them."""
+"""Nobody starts a second copy of what somebody else runs: how look-alikes are told, and what the steps do then."""
 
 import subprocess
 import sys
