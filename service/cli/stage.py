@@ -30,7 +30,7 @@ STOP_WITHIN = 40.0
 """Seconds for `serve` to end by itself: it stops RabbitMQ, which takes about five."""
 COMPONENT_WITHIN = timedelta(seconds=12)
 """For a component to end at TERM; the example's own database stops in order within it."""
-COMPONENTS = ("reporter", "calculator", "trading-server")
+COMPONENTS = ("reporter", "calculator", "research-server", "trading-server")
 """The example's components in the order in which they are ended: nobody loses what it needs."""
 
 

@@ -118,6 +118,10 @@ def evidence(result: Mapping[str, Json]) -> str:
                 words.append(short(value))
             case ("paused", True):
                 words.append("(paused)")
+            case ("closed", [*servers]) if servers:
+                words.append(f"no connection to {', '.join(map(str, servers))} left")
+            case ("value", {"tables": int() as tables, "indexes": int() as indexes}):
+                words.append(f"{tables} tables, {indexes} indexes read")
             case ("tables", int()):
                 rows = result.get("rows")
                 words.append(f"{value} table{'' if value == 1 else 's'}, {rows} row{'' if rows == 1 else 's'}")

@@ -31,6 +31,7 @@ from service.embedded import RabbitServer
 from service.embedded.users import provide_users
 from service.errors import RelightError
 from tests.acceptance import witness
+from tests.example import without_research
 from tests.faults.evidence import Evidence, dump, read_published
 from tests.faults.harness import tables_of_machines
 from tests.faults.load import Load, status_log
@@ -88,14 +89,15 @@ class House(Serving):
         self.file.write_text(yaml.safe_dump(described, sort_keys=False))
 
     def _watched(self, described: dict[str, Any]) -> None:
-        """The same programs, each under a witness; no notice, and limits that tests can wait for."""
+        """The same programs, each under a witness; no notice, no soak, and limits that tests can wait for."""
+        without_research(described)
         given = {"WITNESS": str(self.witness), "FALSIFY": str(self.switch)}
         for name in COMPONENTS:
             component = described["components"][name]
             (module,) = (word for word in component["process"] if word.startswith("metrics."))
             component["process"] = ["python", str(Path(witness.__file__).resolve()), module]
             component["env"] = {**component.get("env", {}), **given}
-        described["restart"].update(notice={"lead": "0s"}, limits=LIMITS, answer_within=ANSWER_WITHIN)
+        described["restart"].update(notice={"lead": "0s"}, soak="0s", limits=LIMITS, answer_within=ANSWER_WITHIN)
         for check in described["verify"]:
             if "roundtrip" in check:
                 check["within"] = REPORT_WITHIN

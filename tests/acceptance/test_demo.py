@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -51,6 +52,7 @@ def test_demo_restarts_a_real_system_and_proves_what_it_kept(tmp_path: Path) -> 
     places = [story.index(heading) for heading in headings]
     assert places == sorted(places)
     assert "by svc-deploy (verified)" in story
+    the_whole_protocol_was_shown(story)
     assert "Another process, the same memory: nothing was lost." in story
     assert "DIFFERENT" not in story
     assert "\x1b" not in demo.text
@@ -60,6 +62,43 @@ def test_demo_restarts_a_real_system_and_proves_what_it_kept(tmp_path: Path) -> 
     rows = [json.loads(line) for line in (tmp_path / "demo" / "history.jsonl").read_text().splitlines()]
     assert [row["previous"] for row in rows[1:]] == [row["hash"] for row in rows[:-1]]
     assert time.monotonic() - begun < 120  # a minute on an idle machine; tests share it
+
+
+SHOWN = (
+    r"  tell         ✓.* told 3/3",
+    r"  baseline     .*mcp all ✓",
+    r"  backup       trading ✓",
+    r"  read back    trading ✓",
+    r"  restore test trading ✓.* 2 tables, \d+ rows",
+    r"  pause        reporter ✓.*calculator ✓",
+    r"  drain        trading ✗ pid \d+ back_office 0m\d\ds blocks; if nobody acts: abort and resume at",
+    r"  drain        trading ✓",
+    r"  flush        calculator ✓.* digest",
+    r"  snapshot     ✓",
+    r"  read back    ✓",
+    r"── point of no return ──",
+    r"  disconnect   reporter ✓.* no connection to research left",
+    r"  stop         reporter ✓.*calculator ✓",
+    r"  start        trading-server ✓.*calculator ✓ paused.*reporter ✓",
+    r"  compare      ✓",
+    r"  verify       .*integrity trading ✓.* tables, \d+ indexes read",
+    r"  soak         .*mcp all ✓",
+    r"  resume       calculator ✓.*reporter ✓",
+    r"  complete     ✓.* told 3/3",
+    r"  report       ✓",
+    r"OPERATIONAL    downtime [\d.ms]+ of 2m   report file://\S+\.md",
+    r"is up again +(?=.*mail)(?=.*chat)(?=.*pager)",
+)
+"""What a restart in the seed's order shows on the terminal, line by line."""
+
+
+def the_whole_protocol_was_shown(story: str) -> None:
+    """Each line in its order. Checks of one line end in any order, so a line names one of them."""
+    at = 0
+    for wanted in SHOWN:
+        found = re.compile(wanted).search(story, at)
+        assert found is not None, f"not shown, or too early: {wanted}\n{story}"
+        at = found.start()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from schemas.events import ParticipantAnswered
 from schemas.system import System
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
+from service.adapters.local_files import LocalFiles
 from service.adapters.memory.world import MemoryWorld
 from service.adapters.processes.local import SupervisedProcesses
 from service.adapters.programs import LocalPrograms
@@ -37,6 +38,7 @@ from service.embedded import RabbitServer
 from service.embedded.users import BrokerUser, rights
 from service.errors import Permanent, Retry
 from service.ports import SILENT, Waiting
+from tests.example import without_research
 from tests.performing import Bench
 from tests.servers import reachable_directory, unique
 
@@ -170,6 +172,7 @@ async def example(broker_url: tuple[str, str]) -> AsyncIterator[Example]:
         users.mkdir(mode=0o700)
         (users / f"{CALCULATOR}.url").write_text(own + "\n")
         file = yaml.safe_load((folder / "system.yaml").read_text())
+        without_research(file)
         system = System.model_validate({**file, "folder": str(folder)})
         processes = SupervisedProcesses(place / "processes", SystemClock())
         async with RabbitBroker(admin, clock=SystemClock()) as broker, broker.commands() as commands:
@@ -185,6 +188,7 @@ async def example(broker_url: tuple[str, str]) -> AsyncIterator[Example]:
                 MemoryWorld(SystemClock()).world(),
                 processes=processes,
                 databases=PostgresDatabases(),
+                files=LocalFiles(),
                 storage=FileStorage(),
                 commands=commands,
                 programs=LocalPrograms(),

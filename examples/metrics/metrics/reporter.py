@@ -1,7 +1,7 @@
 """The reporter: writes a report from the published metrics once a second. It knows nothing of Relight.
 
-It pauses on USR1, goes on at USR2, ends on TERM. `python -m metrics.reporter --last` prints what the running one has
-done, as JSON. RELIGHT_START=paused starts it paused, which is one `if`.
+It pauses on USR1, goes on at USR2, leaves the research-server on HUP, ends on TERM. `python -m metrics.reporter --last`
+prints what the running one has done, as JSON. RELIGHT_START=paused starts it paused, which is one `if`.
 """
 
 import asyncio
@@ -10,23 +10,29 @@ import json
 import os
 import signal
 import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+
+from metrics.notes import Notes
+from metrics.prices import MARKETS
 
 VAR = Path(os.environ.get("METRICS_VAR") or "var").absolute()
 STATUS = VAR / "reports" / "status.json"
 REPORT = VAR / "reports" / "metrics.md"
-EVERY = 1.0
-"""Seconds between two reports."""
+SETTINGS = Path(__file__).parents[1] / "reporter.toml"
 
 
 class Reporter:
     """Counts its reports; `paused` is set by the signals."""
 
-    def __init__(self, paused: bool) -> None:
+    def __init__(self, paused: bool, settings: dict[str, Any], notes: Notes) -> None:
         self.paused = paused
+        self.title, self.every = str(settings["title"]), float(settings["every"])
+        self.notes = notes
         self.reports = 0
 
     def pause(self) -> None:
@@ -50,7 +56,7 @@ class Reporter:
                     await self._report(dsn)
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 print(f"no report: {type(error).__name__}: {error}", flush=True)
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(self.every)
 
     async def _report(self, dsn: str) -> None:
         connection = await asyncpg.connect(
@@ -65,16 +71,16 @@ class Reporter:
             connection.terminate()
         if row is None or self.paused:
             return
-        _write(REPORT, _text(row, best))
+        _write(REPORT, _text(self.title, row, best, self.notes.known))
         self.reports += 1
         self.say()
 
 
-def _text(row: asyncpg.Record, markets: list[asyncpg.Record]) -> str:
+def _text(title: str, row: asyncpg.Record, markets: list[asyncpg.Record], known: dict[str, str]) -> str:
     percent = "-" if row["win_rate"] is None else f"{row['win_rate']:.1%}"
     sharpe = "-" if row["sharpe"] is None else f"{row['sharpe']:.4f}"
     lines = [
-        "# Performance metrics",
+        f"# {title}",
         "",
         f"{row['trades']} trades counted, the last is {row['last_trade']}; as of {row['at']:%Y-%m-%d %H:%M:%S} UTC, "
         f"written {datetime.now(UTC):%H:%M:%S}.",
@@ -83,9 +89,12 @@ def _text(row: asyncpg.Record, markets: list[asyncpg.Record]) -> str:
         "|---|---|---|---|",
         f"| {percent} | {row['pnl']:,.2f} | {sharpe} | {row['drawdown']:,.2f} |",
         "",
-        "| market | trades booked | profit and loss |",
-        "|---|---|---|",
-        *(f"| {market['instrument']} | {market['n']} | {market['pnl']:,.2f} |" for market in markets),
+        "| market | trades booked | profit and loss | research |",
+        "|---|---|---|---|",
+        *(
+            f"| {market['instrument']} | {market['n']} | {market['pnl']:,.2f} | {known.get(market['instrument'], '')} |"
+            for market in markets
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -119,16 +128,21 @@ def _write(path: Path, text: str) -> None:
 
 async def main() -> None:
     """Until TERM or INT."""
-    reporter = Reporter(paused=os.environ.get("RELIGHT_START") == "paused")
+    notes = Notes(os.environ.get("RESEARCH_URL"), (market.instrument for market in MARKETS))
+    paused = os.environ.get("RELIGHT_START") == "paused"
+    reporter = Reporter(paused, tomllib.loads(SETTINGS.read_text()), notes)
     loop, this = asyncio.get_running_loop(), asyncio.current_task()
     assert this is not None  # noqa: S101  # we are in one
     loop.add_signal_handler(signal.SIGUSR1, reporter.pause)
     loop.add_signal_handler(signal.SIGUSR2, reporter.resume)
+    loop.add_signal_handler(signal.SIGHUP, notes.disconnect)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, this.cancel)
     # Said after the handlers are there: a signal before would have ended it.
     reporter.say()
-    await reporter.work(os.environ["TRADING_DSN"])
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(notes.run())
+        await reporter.work(os.environ["TRADING_DSN"])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ ANSWER_WITHIN = 40.0
 """Seconds until the server must accept connections; recovery after a crash is part of it."""
 
 SCHEMA = """
+create extension if not exists amcheck; -- for the check of its integrity
 create table if not exists trades (
     id bigint generated always as identity primary key,
     ts timestamptz not null default clock_timestamp(),
