@@ -36,6 +36,9 @@ FIRST_PAUSE = 0.5
 """Seconds before the second attempt at a step; doubled for each further one, with jitter, up to LONGEST_PAUSE."""
 LONGEST_PAUSE = 60.0
 
+LONGEST_WAIT = 2.0
+"""Seconds between two looks at a server of Relight's own that is away."""
+
 LONGEST_ERROR = 4000
 """Characters of an error that are kept: a report with more is no report."""
 
@@ -88,7 +91,7 @@ class Performer:
             await self._record(row, began, StepStatus.UNKNOWN, {}, str(error))
         except Permanent as error:
             await self._record(row, began, StepStatus.FAILED, {}, str(error))
-        except (Unavailable, Transient) as error:
+        except Transient as error:
             await self._again(row, began, str(error), None)
         except LostLease:
             raise
@@ -109,6 +112,19 @@ class Performer:
             known = ", ".join(sorted(self._actions))
             raise Permanent(f"no action is called {row.planned.action!r}; known: {known}")
         context = await self._context(row)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._once(row, action, context)
+            except Unavailable as away:
+                # What Relight itself stands on is away: that is no failure of the step's, so it costs no attempt. The
+                # state's deadline ends the wait, and says what happens then.
+                if pause == FIRST_PAUSE:
+                    log.warning("runner.step_waits", instance=row.key.instance, step=row.key.name, error=str(away))
+                await self._clock.sleep(pause)
+                pause = min(LONGEST_WAIT, pause * 2)
+
+    async def _once(self, row: StepRow, action: Action, context: StepContext) -> Done | Waiting:
         try:
             async with asyncio.timeout(row.planned.timeout.total_seconds()) as limit:
                 if row.error == INTERRUPTED and row.status is StepStatus.RUNNING and not action.twice_is_safe:

@@ -234,7 +234,8 @@ class Commands(Protocol):
     """To participants over AMQP."""
 
     async def send(self, routing_key: str, command_id: str, body: str) -> bool:
-        """Publishes mandatory with confirm; False when no participant is bound to it. Raises Retry when cut off."""
+        """Publishes mandatory with confirm; False when no participant is bound to it. Raises Unavailable while the
+        broker is away (it may have arrived), Retry when the participant's queue is full."""
         ...
 
 

@@ -42,7 +42,15 @@ class Drain:
         lasts = row.planned.timeout.total_seconds() * _share(row.attempt, row.planned.attempts)
         seen: dict[int | str, str] = {}
         while True:
-            open_ = await open_transactions(context, database, context.clock.monotonic() - began)
+            try:
+                open_ = await open_transactions(context, database, context.clock.monotonic() - began)
+            except Retry as away:
+                # A server that cannot be asked has the same time to come back as a transaction has to end.
+                left = lasts - (context.clock.monotonic() - began)
+                if left < LEAST:
+                    raise Retry(str(away), AT_ONCE) from away
+                await context.clock.sleep(min(LOOK_AGAIN, left))
+                continue
             if not open_:
                 seconds = round(context.clock.monotonic() - began, 3)
                 waited_for: list[Json] = list(seen.values())

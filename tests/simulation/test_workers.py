@@ -16,7 +16,7 @@ from service.adapters.memory.world import MemoryWorld
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
-from service.errors import Permanent, Transient
+from service.errors import Permanent, Transient, Unavailable
 from service.ports import Done, NewSignal
 from tests.simulation import virtual
 from tests.simulation.story import SYSTEM
@@ -117,6 +117,30 @@ def test_a_database_that_refuses_in_passing_costs_no_step(call: str) -> None:
     store = virtual.run(told(Scripted(perform), call))
     assert observed(store) == {"done"}
     assert {row.attempt for row in store.tables.steps.values() if row.state == "unobserved"} == {1}
+
+
+def test_broker_of_relights_own_that_is_away_costs_no_attempt_however_long_it_takes() -> None:
+    tries = 0
+
+    async def perform() -> Done:
+        nonlocal tries
+        tries += 1
+        if tries <= 50:
+            raise Unavailable("RabbitMQ", "the command was not confirmed")
+        return Done({"running": True})
+
+    store = virtual.run(told(Scripted(perform)))
+    assert observed(store) == {"done"}
+    assert {row.attempt for row in store.tables.steps.values() if row.state == "unobserved"} == {1}
+
+
+def test_wait_for_a_broker_that_stays_away_ends_with_the_deadline_of_the_state() -> None:
+    async def perform() -> Done:
+        raise Unavailable("RabbitMQ", "the command was not confirmed")
+
+    store = virtual.run(told(Scripted(perform), seconds=310))
+    assert store.tables.instances[LIFECYCLE].state == "degraded"
+    assert observed(store) == {"cancelled"}
 
 
 def test_step_of_a_configuration_that_the_worker_was_not_started_with_is_performed_all_the_same() -> None:

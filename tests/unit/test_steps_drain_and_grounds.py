@@ -45,11 +45,15 @@ async def test_prepared_transaction_has_no_session_to_end() -> None:
         await shop.perform("postgres.drain", database="orders", timeout=1.0)
 
 
-async def test_database_that_is_away_is_not_drained() -> None:
+async def test_database_that_stays_away_takes_the_limit_and_no_longer() -> None:
     shop = Shop()
     shop.memory.databases.away = True
-    with pytest.raises(Retry, match="away"):
-        await shop.perform("postgres.drain", database="orders", timeout=1.0)
+    for attempt in range(1, ATTEMPTS + 1):
+        with pytest.raises(Retry, match="away") as raised:
+            await shop.perform("postgres.drain", database="orders", timeout=LIMIT, attempt=attempt, attempts=ATTEMPTS)
+        assert raised.value.after is not None
+        assert raised.value.after.total_seconds() == 0
+    assert shop.time.passed == pytest.approx(LIMIT, abs=1)
 
 
 @pytest.fixture

@@ -347,10 +347,7 @@ class MemoryCommands:
 
     async def send(self, routing_key: str, command_id: str, body: str) -> bool:
         message = OutMessage(COMMANDS_EXCHANGE, routing_key, command_id, body)
-        try:
-            (verdict,) = await self._broker.publish([message], mandatory=True)
-        except Unavailable as away:
-            raise Retry(f"the command {command_id} was not confirmed: {away}") from away
+        (verdict,) = await self._broker.publish([message], mandatory=True)
         if verdict is Sent.NACKED:
             raise Retry(f"the broker refused the command {command_id}: a queue bound to {routing_key} is full")
         return verdict is Sent.CONFIRMED

@@ -11,7 +11,7 @@ from schemas.base import Json
 from schemas.events import PREFIX
 from schemas.notifications import CommandData
 from service.adapters.memory.storage import MemoryStorage
-from service.errors import Permanent, Retry
+from service.errors import Permanent, Unavailable
 from service.ports import Clock
 
 
@@ -95,7 +95,7 @@ class MemoryCommands:
 
     async def send(self, routing_key: str, command_id: str, body: str) -> bool:
         if self.cut:
-            raise Retry("the broker is away")
+            raise Unavailable("RabbitMQ", "so it was asked for")
         system, component, command = routing_key.split(".")
         if (system, component) not in self.bound:
             return False

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from service.adapters.rabbitmq.names import COMMANDS_EXCHANGE
 from service.adapters.rabbitmq.publisher import BatchPublisher
-from service.errors import Retry, Unavailable
+from service.errors import Retry
 from service.ports import Clock, OutMessage, Sent
 
 LONGEST_EXPIRATION = 2**32 - 1
@@ -21,14 +21,11 @@ class RabbitCommands:
     async def send(self, routing_key: str, command_id: str, body: str) -> bool:
         """True: confirmed and in the queue of at least one participant. False: nobody is bound to `routing_key`.
 
-        The broker drops it when it has expired (`data.expires`). Raises Retry when cut off (the command may have
-        arrived: participants know its id) or when the participant's own queue refuses it.
+        The broker drops it when it has expired (`data.expires`). Raises Unavailable while the broker is away (the
+        command may have arrived: participants know its id), Retry when the participant's own queue refuses it.
         """
         message = OutMessage(COMMANDS_EXCHANGE, routing_key, command_id, body)
-        try:
-            (verdict,) = await self._publisher.publish([message], mandatory=True, expiration=self._left(body))
-        except Unavailable as away:
-            raise Retry(f"the command {command_id} was not confirmed: {away}") from away
+        (verdict,) = await self._publisher.publish([message], mandatory=True, expiration=self._left(body))
         if verdict is Sent.NACKED:
             raise Retry(f"the broker refused the command {command_id}: a queue bound to {routing_key} is full")
         return verdict is Sent.CONFIRMED
