@@ -73,7 +73,8 @@ def _state(state: State) -> str:
 
 def _step(step: Step) -> str:
     fields = ("name", "action", "each", "timeout", "limit", "attempts", "takes", "keep", "optional", "arguments")
-    return "step " + " ".join(f"{name}={_value(getattr(step, name))}" for name in (*fields, "when"))
+    more = ("when", "every", "on_silence")
+    return "step " + " ".join(f"{name}={_value(getattr(step, name))}" for name in (*fields, *more))
 
 
 def _transition(transition: Transition) -> str:

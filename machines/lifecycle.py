@@ -38,6 +38,7 @@ from machines.lifecycle_memory import (
     note_up_by_waiver,
     note_verified,
 )
+from machines.lifecycle_pause import note_held, pause_holds
 from machines.lifecycle_proof import checks_of, failed_before, note_failed_before, only_failed_before, passed
 from machines.lifecycle_states import AFTER_NO_RETURN, BEFORE_NO_RETURN, STATES, At
 from machines.model import (
@@ -143,8 +144,12 @@ def note_frozen(facts: Facts) -> Mapping[str, Json]:
     return note_failure(facts, no_freeze_now(facts))
 
 
-def note_snapshot_missing(facts: Facts) -> Mapping[str, Json]:
-    return note_failure(facts, snapshot_verified(facts))
+def note_unpreserved(facts: Facts) -> Mapping[str, Json]:
+    return note_failure(facts, snapshot_verified(facts) or pause_holds(facts))
+
+
+def note_committed(facts: Facts) -> Mapping[str, Json]:
+    return {**note_no_return(facts), **note_held(facts)}
 
 
 def told_later_than_announced(facts: Facts) -> Reason | None:
@@ -194,10 +199,13 @@ TRANSITIONS = (
     ),
     Transition(At.NOTIFYING, On.COMPLETED, At.RESUMING, (), note_frozen, "too late"),
     Transition(
-        At.PRESERVING, On.COMPLETED, At.SHUTTING_DOWN, (snapshot_verified,), note_no_return,
+        At.PRESERVING, On.COMPLETED, At.SHUTTING_DOWN, (snapshot_verified, pause_holds), note_committed,
         "the system snapshot is verified: point of no return",
     ),
-    Transition(At.PRESERVING, On.COMPLETED, At.RESUMING, (), note_snapshot_missing, "no verified system snapshot"),
+    Transition(
+        At.PRESERVING, On.COMPLETED, At.RESUMING, (), note_unpreserved,
+        "no verified system snapshot, or a pause that lapsed",
+    ),
     # Until the components are stopped, turning back costs nothing.
     Transition(BEFORE_NO_RETURN, "restart.cancelled", At.RESUMING, (), note_failure, "cancelled"),
     Transition(BEFORE_NO_RETURN, "operator.abort", At.RESUMING, (), note_failure, "aborted"),

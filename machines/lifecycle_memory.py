@@ -16,6 +16,7 @@ ONE_RESTART = (
     "system_snapshot",
     "digests",
     "down_since",
+    "paused_until",
     "failure",
     "verified",
     "failed_before",

@@ -4,6 +4,7 @@ Where the machine goes from them stands in `lifecycle.py`. Nothing here does I/O
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -11,7 +12,7 @@ from machines.evidence import record
 from machines.lifecycle_authority import asked_for_approval
 from machines.model import Each, State, Step
 from schemas.base import Json
-from schemas.components import Command
+from schemas.components import Command, OnSilence
 from schemas.system import System
 
 
@@ -63,13 +64,11 @@ def _backing_up(system: System, when: str) -> timedelta:
     return backup.within * 3 * len(backup.databases) if backup is not None and backup.when == when else timedelta(0)
 
 
-def _before_the_pause_lapses(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    """The pause must still hold while the components are stopped: nothing may be worked on after the snapshot."""
+def _preserved(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
+    """Each database is drained, what participants hold is flushed. The pause is renewed for as long as that takes."""
     restart, count = system.restart, len(system.components)
-    drain = restart.limits.drain * (1 + len(system.databases))  # each database, and what participants flush
-    wanted = drain + restart.answer_within * count + _backing_up(system, "after_flush") + GRACE
-    lease = restart.pause_lease
-    return now + min(wanted, max(lease - restart.limits.stop * count, lease / 2))
+    drain = restart.limits.drain * (1 + len(system.databases))
+    return now + drain + restart.answer_within * count + _backing_up(system, "after_flush") + GRACE
 
 
 def _resumed(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
@@ -151,8 +150,20 @@ def _pause_arguments(system: System) -> Mapping[str, Json]:
     return {"lease": system.restart.pause_lease.total_seconds()}
 
 
+def _renewal_arguments(system: System) -> Mapping[str, Json]:
+    return {**_pause_arguments(system), "renews": True}
+
+
 def _started_paused(system: System) -> Mapping[str, Json]:
     return {"paused": True}
+
+
+# A participant ends its pause by itself when nobody renews it. Whoever cannot be asked may work again by now, whatever
+# its file says of silence.
+RENEW = Step(
+    "renew", "participant.renew", Each.COMPONENT_REVERSED, takes=Command.PAUSE, every="renew_every",
+    limit="renewed_within", attempts=20, asks_again=True, arguments=_renewal_arguments, on_silence=OnSilence.ABORT,
+)  # fmt: skip
 
 
 STATES = (
@@ -192,7 +203,7 @@ STATES = (
     ),
     State(
         At.PRESERVING,
-        deadline=_before_the_pause_lapses,
+        deadline=_preserved,
         then="abort and resume",
         steps=(
             # Turning back costs nothing yet: what must not be stopped, or is another server, is found here.
@@ -201,6 +212,7 @@ STATES = (
                 "pause", "participant.pause", Each.COMPONENT_REVERSED, takes=Command.PAUSE,
                 limit="answer_within", attempts=3, arguments=_pause_arguments,
             ),
+            RENEW,
             # Each attempt is a look of growing length that ends with a message; all together take the limit.
             Step("drain", "postgres.drain", Each.DATABASE, limit="drain", attempts=20),
             Step(
@@ -239,6 +251,8 @@ STATES = (
                 limit="answer_within", attempts=2,
             ),
             Step("stop", "component.stop", Each.COMPONENT_REVERSED, limit="stop", attempts=2),
+            # Past the point of no return a lapsed pause changes no way: it is recorded, and the component is stopped.
+            replace(RENEW, optional=True),
             Step("confirm_stopped", "component.confirm_stopped", attempts=5),
         ),
     ),

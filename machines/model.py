@@ -82,6 +82,8 @@ class Step:
     `asks_again`: a participant whose silence would end the step is asked again while attempts are left: what comes
     after the point of no return is not given up at the first silence.
     `optional`: its failure is recorded and the state goes on.
+    `every` names a span like `limit`: not planned on entry, but anew whenever that span has passed in the state, beside
+    its other steps, as rounds `renew:calculator:1`, `:2`, … `on_silence` replaces what the component's file says.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Step:
     asks_again: bool = False
     arguments: Callable[[System], Mapping[str, Json]] | None = None
     when: Callable[[System], bool] | None = None
+    every: str | None = None
+    on_silence: OnSilence | None = None
 
 
 @dataclass(frozen=True, slots=True)

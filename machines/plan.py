@@ -6,7 +6,7 @@ What `relight plan` prints and what a run performs come from here, from the very
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from machines.model import Each, Machine, On, PlannedStep, State, Step, WaitFor
@@ -38,10 +38,35 @@ def plan(machine: Machine, state: State | str, system: System, data: Mapping[str
     planned: list[PlannedStep] = []
     position = 0
     for step in row.steps:
+        if step.every is not None:
+            continue
         expanded = list(_expand(step, system, position))
         planned += expanded
         position = expanded[-1].position + 1 if expanded else position
     return tuple(planned)
+
+
+def repeats(state: State, system: System) -> tuple[tuple[Step, timedelta], ...]:
+    """The steps that are done again and again while the state lasts, each with how often."""
+    return tuple((step, limit(system, step.every)) for step in state.steps if step.every is not None)
+
+
+def plan_round(
+    step: Step, system: System, number: int, position: int = 0, arguments: Mapping[str, Json] | None = None
+) -> tuple[PlannedStep, ...]:
+    """Round `number` of a step that repeats: `renew:reporter:2`, `renew:calculator:2`, all at `position`.
+
+    `arguments` are what only its moment knows, beside those of the table.
+    """
+    return tuple(
+        replace(
+            one,
+            name=f"{one.name}:{number}",
+            position=position,
+            arguments={**one.arguments, **(arguments or {}), "round": number},
+        )
+        for one in _expand(step, system, position)
+    )
 
 
 def waits(
@@ -172,8 +197,12 @@ def _planned(
         arguments=arguments,
         optional=step.optional,
         asks_again=step.asks_again,
-        on_silence=OnSilence.ABORT if component is None else system.components[component].on_silence,
+        on_silence=step.on_silence or _when_silent(system, component),
     )
+
+
+def _when_silent(system: System, component: str | None) -> OnSilence:
+    return OnSilence.ABORT if component is None else system.components[component].on_silence
 
 
 def _moment(wait: WaitFor | None, system: System, data: Mapping[str, Json], now: datetime) -> datetime | None:

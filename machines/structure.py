@@ -69,9 +69,11 @@ def _steps(state: State) -> Iterator[Violation]:
             yield Violation("unknown_word", where, f"a step is a verb and an action reads noun.verb, not {step.action}")
         if step.attempts < 1:
             yield Violation("no_attempts", where, "a step has at least one attempt")
-        if step.limit is not None:
+        for span in (step.limit, step.every):
+            if span is None:
+                continue
             try:
-                limit(SYSTEMS[0], step.limit)
+                limit(SYSTEMS[0], span)
             except ValueError as error:
                 yield Violation("unknown_limit", where, str(error))
 

@@ -73,7 +73,7 @@ class Limits(Closed):
 
 
 class Restart(Closed):
-    """How this system is restarted. `pause_lease`: a pause that is not ended by then ends by itself.
+    """How this system is restarted. `pause_lease`: a pause that was neither renewed nor ended by then ends by itself.
 
     `soak`: how long after the checks passed they must go on passing before the system resumes.
     """
@@ -82,13 +82,23 @@ class Restart(Closed):
     backup: Backup | None = None
     limits: Limits = Limits()
     soak: Duration = timedelta(0)
-    pause_lease: Duration = timedelta(minutes=10)
+    pause_lease: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=10)
     answer_within: Duration = timedelta(seconds=30)
 
     @property
     def soaking(self) -> timedelta:
         """How long one attempt of a soak may take: the soak, and the look at its end."""
         return self.soak + self.limits.verify
+
+    @property
+    def renew_every(self) -> timedelta:
+        """How often a pause is renewed: when two of its thirds are left, so that a participant may be asked again."""
+        return self.pause_lease / 3
+
+    @property
+    def renewed_within(self) -> timedelta:
+        """How long the answer to one renewal is waited for."""
+        return min(self.answer_within, self.pause_lease / 6)
 
 
 class Storage(Closed):

@@ -1,7 +1,8 @@
 """Taking part in a restart: commands in, handlers called once for each, answers out. What a handler does is yours.
 
 The rules of docs/participants.md are kept here: a lower token and an expired command are refused, a command that comes
-again is answered again and not done again (a report is always fresh), a pause ends by itself when its lease does.
+again is answered again and not done again (a report is always fresh), a pause ends by itself when its lease does and is
+renewed without asking any handler.
 """
 
 import asyncio
@@ -63,6 +64,11 @@ class Command:
         """How long a pause may last without being renewed."""
         seconds = self.arguments.get("lease")
         return timedelta(seconds=float(seconds)) if seconds else None
+
+    @property
+    def renews(self) -> bool:
+        """Whether this prolongs the pause that holds; it begins none."""
+        return self.command == "pause" and self.arguments.get("renews") is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,12 @@ class Participant:
 
         async def hear(message: AbstractIncomingMessage) -> None:
             try:
-                await self._heard.put(Command.read(message.body))
+                command = Command.read(message.body)
+                if command.renews:
+                    # At once, beside a handler that is at work: a long flush must not cost the pause it needs.
+                    self._say(command, self._renewed(command))
+                else:
+                    await self._heard.put(command)
             except ValueError as error:
                 log.warning("%s.%s: passed over: %s", self._system, self._component, error)
             with contextlib.suppress(Away, Forbidden):
@@ -180,16 +191,27 @@ class Participant:
 
     async def _next(self) -> Command | None:
         """The next command; None when the lease of a pause has ended first."""
-        if self._lease_ends is None:
-            return await self._heard.get()
-        left = self._lease_ends - time.monotonic()
-        if left <= 0:
-            return None
-        try:
-            async with asyncio.timeout(left):
-                return await self._heard.get()
-        except TimeoutError:
-            return None
+        while self._lease_ends is not None:
+            left = self._lease_ends - time.monotonic()
+            if left <= 0:
+                return None
+            # When it is over the pause may have been renewed.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    return await self._heard.get()
+        return await self._heard.get()
+
+    def _renewed(self, command: Command) -> dict[str, Any]:
+        # Its token counts for nothing, as a report's: it may overtake another command, and changes nothing but the end.
+        if command.expires is not None and command.expires <= datetime.now(UTC):
+            return {"outcome": "refused", "detail": f"the command was void after {command.expires.isoformat()}"}
+        if self._lease_ends is None or self._lease_ends <= time.monotonic():
+            return {"outcome": "refused", "detail": f"{self._component} is not paused (any more): nothing to renew"}
+        if command.commandid not in self._done and command.lease is not None:
+            self._lease_ends = time.monotonic() + command.lease.total_seconds()
+            self._done[command.commandid] = {"outcome": "done", "detail": "the pause is renewed"}
+            self._turns.append(command.commandid)
+        return self._done.get(command.commandid, {"outcome": "refused", "detail": "it names no lease"})
 
     async def _answer(self, command: Command) -> dict[str, Any]:
         # A report changes nothing, and two checks may ask side by side, in whatever order they arrive.

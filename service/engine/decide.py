@@ -23,12 +23,13 @@ from machines.model import (
     Snapshot,
     StepStatus,
 )
-from machines.plan import plan, waits
+from machines.plan import plan, repeats, waits
 from schemas.base import Json
 from schemas.components import OnSilence
 from schemas.events import Act, MetricObserved, OperatorActed, ParticipantAnswered, StepReported, TimerFired
 from service.engine import gate, notices
 from service.engine.records import merged
+from service.engine.rounds import AGAIN, plan_next
 from service.engine.work import Live, Work
 from service.ports import GATE_TIMER, SILENT, StepChange, StepKey, StepRow
 
@@ -148,6 +149,8 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         work.timer(live, "completed", work.now)
     if after.deadline_at is not None:
         work.timer(live, "deadline", after.deadline_at)
+    for step, every in repeats(state, live.system):
+        work.timer(live, f"{AGAIN}{step.name}", work.now + every)
     if state.asks is not None:
         asked = state.asks(after.data)
         ways = (*answers(after.instance, asked), *_commands(live))
@@ -258,6 +261,9 @@ def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Out
             return trigger(work, live, event, On.DEADLINE_PASSED)
         case "dwell" | "completed":
             return _progress(work, live, event)
+        case again if again.startswith(AGAIN):
+            plan_next(work, live, again.removeprefix(AGAIN))
+            return Outcome.ABSORBED
         case _:
             row = live.steps.get(timer.kind.removeprefix("step:"))
             if row is None or row.status is not StepStatus.WAITING:

@@ -155,6 +155,11 @@ class Work:
         live.steps = {row.key.name: row for row in rows}
         self._new_steps.update({row.key: row for row in rows})
 
+    def add(self, live: Live, rows: Sequence[StepRow]) -> None:
+        """Adds steps to the state entry that is under way."""
+        live.steps.update({row.key.name: row for row in rows})
+        self._new_steps.update({row.key: row for row in rows})
+
     def change(self, live: Live, change: StepChange) -> None:
         """Changes a step of the current entry, in memory and, if it is stored already, in the store."""
         row = live.steps[change.key.name]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -91,11 +92,22 @@ def answer(context: StepContext, component: str, command: Command) -> Answer:
     return Answer("amqp", said.digest, said.where, said.detail, dict(said.values))
 
 
-async def run(context: StepContext, component: str, command: Command, way: ByCommand, within: timedelta) -> Answer:
-    """Tells the participant by its program. Raises `Unheard` when that did not end within `within`, Retry when it ends
-    with another status than 0."""
+async def run(
+    context: StepContext,
+    component: str,
+    command: Command,
+    way: ByCommand,
+    within: timedelta,
+    arguments: Mapping[str, Json] = MappingProxyType({}),
+) -> Answer:
+    """Tells the participant by its program, the lease of a pause in its environment. Raises `Unheard` when that did not
+    end within `within`, Retry when it ends with another status than 0, Permanent when what it printed refuses."""
     spec = context.system.components[component]
     about_command = {"RELIGHT_COMMAND": command.value, "RELIGHT_COMMAND_ID": context.command_id}
+    if "lease" in arguments:
+        about_command["RELIGHT_LEASE"] = f"{arguments['lease']:g}"
+    if arguments.get("renews") is True:
+        about_command["RELIGHT_RENEWS"] = "1"
     given = {**environment(context, component), **about_command}
     program = PurePosixPath(way.command[0]).name
     try:

@@ -89,7 +89,8 @@ class Tell:
             case None:
                 raise Permanent(f"{name} does not take the command {self.command}; its file names no way for it")
             case ByCommand() as way:
-                said = await run(context, name, self.command, way, context.row.planned.timeout * PROGRAM_SHARE)
+                within = context.row.planned.timeout * PROGRAM_SHARE
+                said = await run(context, name, self.command, way, within, context.row.planned.arguments)
                 return await self.conclude(context, name, said)
             case ByHttp() as way:
                 return await self._request(context, name, way)

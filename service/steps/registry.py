@@ -11,6 +11,7 @@ from service.steps.notice import Tell as TellPeople
 from service.steps.observing import ConfirmStopped, Observe
 from service.steps.participants import Flush, Tell
 from service.steps.releasing import Release
+from service.steps.renewing import Renew
 from service.steps.reporting import Report
 from service.steps.snapshots import Compare, Seal, Verify
 from service.steps.soaking import Soak
@@ -25,6 +26,7 @@ def build() -> dict[str, Action]:
         Observe(),
         CheckIdentity(),
         Tell(Command.PAUSE),
+        Renew(),
         Drain(),
         Flush(),
         Tell(Command.REPORT),

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import yaml
 
@@ -64,7 +65,8 @@ def described(port: int) -> dict[str, Any]:
         "system": "desk",
         "allow": {"restart": ["ana"], "act": ["ana"]},
         "storage": {"state": "file://./state"},
-        "restart": {"notice": {"lead": "0s"}, "answer_within": "10s"},
+        "restart": {"notice": {"lead": "0s"}, "answer_within": "10s", "pause_lease": "3s"},
+        "databases": {"books": {"url": "env:BOOKS"}},
         "components": {
             "by-amqp": {
                 "process": ["python", "amqp.py"],
@@ -106,7 +108,7 @@ async def serving(postgres_url: str, amqp_url: str, rabbit_server: RabbitServer)
         vhost = amqp_url.rsplit("/", 1)[1]
         await provide_users(rabbit_server, broker_users([System.model_validate(file)]), users, vhost=vhost)
         await serving.prepare()
-        await serving.start(RELIGHT_USERS=str(users))
+        await serving.start(RELIGHT_USERS=str(users), BOOKS=postgres_url)
         try:
             yield serving
         finally:
@@ -121,18 +123,23 @@ async def _down(serving: Serving, users: Path) -> None:
     assert await asyncio.wait_for(ending.wait(), WITHIN) == 0
 
 
-async def test_programs_of_the_page_take_part_in_a_real_restart(serving: Serving) -> None:
+async def test_programs_of_the_page_take_part_in_a_real_restart(serving: Serving, postgres_url: str) -> None:
     async def operational() -> bool:
         return await serving.state() == "operational"
 
     await serving.until("operational", operational, WITHIN)
     url = (serving.folder / "users" / "ana.url").read_text().strip()
     heard: list[Notification] = []
+    blocker = await asyncpg.connect(postgres_url, server_settings={"application_name": "desk.by-signal"})
+    await blocker.execute("begin; select 1")
     async with Relight(url) as relight, relight.subscribe("desk.lifecycle.#") as said, asyncio.timeout(WITHIN):
         event = Event("restart.requested", "desk", {"reason": "the page says so"})
         await relight.publish(event)
         async for notification in said:
             heard.append(notification)
+            if notification.data.get("step") == "renew:by-client:4":
+                # The lease of the first pauses is over by now.
+                await blocker.close()
             if notification.type == "transition" and notification.data["to"] in ("operational", "degraded", "halted"):
                 break
     moves = [n for n in heard if n.type == "transition"]
@@ -148,11 +155,15 @@ async def test_programs_of_the_page_take_part_in_a_real_restart(serving: Serving
     for name, way in ways.items():
         assert done[f"pause:{name}"]["by"] == way
         assert done[f"resume:{name}"]["by"] == way
+        assert all(done[f"renew:{name}:{number}"]["by"] == way for number in (1, 2, 3))
         assert done[f"flush:{name}"]["read_back"] is True
     assert done["flush:by-signal"]["by"] == "command"
     calls = (serving.folder / "calls").read_text().split()
     ids = [ident for word, ident in zip(calls[::2], calls[1::2], strict=True) if word != "report"]
     assert len(ids) == len(set(ids)) >= 3
+    # A pause that had lapsed would have been ended by the client itself, with a resume of its own.
+    words = [word for word in calls[::2] if word != "report"]
+    assert words == ["resume", "pause", "flush", "resume"]
 
 
 def test_page_names_every_command_and_its_messages_fit_their_schemas() -> None:

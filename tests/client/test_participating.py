@@ -163,6 +163,31 @@ async def test_renewed_or_resumed_pause_is_not_ended(desk: Desk, calculator: Cal
     assert calculator.told == ["pause", "pause", "pause", "resume"]
 
 
+async def test_renewal_prolongs_the_pause_without_a_handler_even_beside_one_at_work(
+    desk: Desk, calculator: Calculator
+) -> None:
+    calculator.slow = 2.0
+    await desk.asked("pause", "p1", lease=1.2)
+    assert await desk.command("flush", "f1")
+    for number in (1, 2, 3):
+        await asyncio.sleep(0.6)
+        # A higher token than that of the flush, which is answered all the same.
+        assert (await desk.asked("pause", f"n{number}", lease=1.2, renews=True))["outcome"] == "done"
+    await until(lambda: any(answer["commandid"] == "f1" for answer in desk.answers))
+    assert [answer["outcome"] for answer in desk.answers if answer["commandid"] == "f1"] == ["done"]
+    assert calculator.told == ["pause", "flush"]
+    await until(lambda: not calculator.paused)
+    assert calculator.told == ["pause", "flush", "resume"]
+
+
+async def test_pause_that_has_ended_is_not_renewed(desk: Desk, calculator: Calculator) -> None:
+    await desk.asked("pause", "p1", lease=0.5)
+    await until(lambda: not calculator.paused)
+    answer = await desk.asked("pause", "n1", lease=600, renews=True)
+    assert (answer["outcome"], calculator.paused) == ("refused", False)
+    assert "not paused" in answer["detail"]
+
+
 async def test_lease_ends_although_the_broker_is_away(desk: Desk) -> None:
     calculator = Calculator()
     async with proxied(desk.url) as (proxy, url), taking_part(url, calculator):

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from machines.lifecycle import AFTER_NO_RETURN, LIFECYCLE, At, address
-from machines.model import Absorbed, InstanceId, Move, Refusal, StepStatus
+from machines.model import Absorbed, InstanceId, Move, Refusal, StepFact, StepStatus
+from machines.plan import plan_round, repeats
 from schemas.base import Closed
 from schemas.events import Act, AnswerOutcome, OperatorActed, ParticipantAnswered, StepReported, TimerFired
 from tests.unit.machine_desk import NOON, Desk, metrics_system
@@ -199,14 +200,38 @@ def test_silent_participant_that_may_be_passed_over_does_not_stop_the_restart() 
     assert desk.data["down_since"] == desk.now.isoformat()
 
 
-def test_preparing_ends_early_enough_for_the_pause_to_hold_until_everything_is_stopped() -> None:
-    for lease, stop, drain in ((10, 1, 5), (10, 2, 30), (4, 3, 5)):
-        restart = {"pause_lease": f"{lease}m", "limits": {"stop": f"{stop}m", "drain": f"{drain}m"}}
-        desk = Desk(LIFECYCLE, "lifecycle/metrics", metrics_system(restart=restart), state=At.OPERATIONAL)
-        desk.request()
-        desk.run_to(At.PRESERVING)
-        assert desk.snapshot.deadline_at is not None
-        assert desk.snapshot.deadline_at <= desk.now + timedelta(minutes=max(lease - stop * 3, lease / 2))
+def test_preserving_may_take_longer_than_a_pause_that_is_renewed() -> None:
+    restart = {"pause_lease": "4m", "limits": {"drain": "30m"}}
+    desk = Desk(LIFECYCLE, "lifecycle/metrics", metrics_system(restart=restart), state=At.OPERATIONAL)
+    desk.request()
+    desk.run_to(At.PRESERVING)
+    assert desk.snapshot.deadline_at is not None
+    assert desk.snapshot.deadline_at > desk.now + timedelta(minutes=60)
+    state = LIFECYCLE.state(At.PRESERVING)
+    assert [(step.name, every) for step, every in repeats(state, desk.system)] == [("renew", timedelta(seconds=80))]
+
+
+@pytest.mark.parametrize(
+    ("renewed", "target"),
+    [(None, At.RESUMING), (timedelta(minutes=9), At.RESUMING), (timedelta(minutes=12), At.SHUTTING_DOWN)],
+)
+def test_nothing_shuts_down_while_a_pause_may_have_lapsed(renewed: timedelta | None, target: str) -> None:
+    desk = Desk(LIFECYCLE, "lifecycle/metrics", state=At.OPERATIONAL)
+    desk.request()
+    desk.run_to(At.PRESERVING)
+    began = desk.now
+    if renewed is not None:
+        (step, _), *_ = repeats(LIFECYCLE.state(At.PRESERVING), desk.system)
+        for planned in plan_round(step, desk.system, 1):
+            result = {"holds_until": (began + renewed).isoformat()}
+            desk.steps[planned.name] = StepFact(planned, StepStatus.DONE, 1, result)
+    desk.later(minutes=10)
+    desk.end_all()
+    assert desk.state == target
+    if target == At.RESUMING:
+        assert "a pause was not renewed in time" in desk.data["failure"]["reason"]
+    else:
+        assert desk.data["paused_until"]["calculator"] == (began + timedelta(minutes=12)).isoformat()
 
 
 @pytest.mark.parametrize("state", AFTER_NO_RETURN)

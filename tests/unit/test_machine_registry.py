@@ -43,7 +43,7 @@ def test_diagram_shows_every_state_transition_guard_and_step(machine: Machine) -
 
 def test_second_way_on_the_same_trigger_is_drawn_as_the_other_one() -> None:
     text = mermaid(MACHINES["lifecycle"])
-    assert "preparing_for_restart__preserving --> shutting_down : completed [snapshot verified]" in text
+    assert "preparing_for_restart__preserving --> shutting_down : completed [snapshot verified, pause holds]" in text
     assert "preparing_for_restart__preserving --> preparing_for_restart__resuming : completed, otherwise<br/>" in text
 
 

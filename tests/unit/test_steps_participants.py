@@ -1,15 +1,17 @@
 """Telling components: by message, by signal, by program, and what their answers and their silence mean."""
 
+import copy
 import hashlib
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from schemas.base import Json
 from schemas.components import OnSilence
 from service.errors import Permanent, Retry
 from service.ports import Done, Waiting
-from tests.unit.steps_world import Shop
+from tests.unit.steps_world import SHOP, Shop
 
 
 @pytest.fixture
@@ -195,3 +197,53 @@ async def test_telling_people_says_where() -> None:
     done = await shop.actions["notice.tell"].perform(context)
     assert isinstance(done, Done)
     assert done.result["told"] == ["relight.status shop.lifecycle.starting_up.verifying", "log"]
+
+
+def _round(shop: Shop, number: int, planned: float, *, entered: float = 0.0) -> dict[str, Json]:
+    """What the engine tells round `number`, planned and entered so many seconds after the beginning."""
+    start = shop.time.now() - timedelta(seconds=shop.time.passed)
+    moments = {"planned_at": planned, "entered_at": entered}
+    told = {key: (start + timedelta(seconds=seconds)).isoformat() for key, seconds in moments.items()}
+    return {"lease": 600.0, "renews": True, "round": number, **told}
+
+
+async def test_renewal_prolongs_what_is_paused_and_says_until_when(shop: Shop) -> None:
+    shop.results["pause:counter"] = await shop.perform("participant.pause", "counter", lease=600.0)
+    shop.time.passed = 200
+    result = await shop.perform("participant.renew", "counter", **_round(shop, 1, 200))
+    sent = shop.memory.commands.sent[-1]
+    assert (sent.command, sent.arguments["lease"], sent.arguments["renews"]) == ("pause", 600.0, True)
+    assert result["holds_until"] == (shop.time.now() + timedelta(seconds=600)).isoformat()
+    shop.results["renew:counter:1"] = result
+    shop.time.passed = 700  # longer than the first lease, and still within the renewed one
+    shop.counter.look()
+    assert shop.counter.paused
+    assert "holds_until" in await shop.perform("participant.renew", "counter", **_round(shop, 2, 700))
+
+
+async def test_renewal_that_comes_too_late_proves_nothing(shop: Shop) -> None:
+    shop.results["pause:counter"] = await shop.perform("participant.pause", "counter", lease=6000.0)
+    shop.time.passed = 601
+    asked = len(shop.memory.commands.sent)
+    with pytest.raises(Permanent, match="was not renewed before its lease ended"):
+        await shop.perform("participant.renew", "counter", **_round(shop, 1, 200))
+    assert len(shop.memory.commands.sent) == asked
+
+
+async def test_who_is_not_paused_or_does_not_run_is_not_renewed(shop: Shop) -> None:
+    assert "holds_until" not in await shop.perform("participant.renew", "counter", **_round(shop, 1, 200))
+    shop.results["pause:counter"] = await shop.perform("participant.pause", "counter", lease=600.0)
+    shop.memory.processes.crash("shop.counter")
+    assert (await shop.perform("participant.renew", "counter", **_round(shop, 2, 400)))["running"] is False
+
+
+async def test_program_is_told_the_lease_and_that_it_is_renewed(shop: Shop) -> None:
+    components = copy.deepcopy(SHOP["components"])
+    components["printer"]["participant"]["pause"] = {"command": ["printer", "pause"]}  # type: ignore[index]  # plain JSON
+    shop = Shop(components=components)  # type: ignore[arg-type]
+    await shop.start_all()
+    shop.results["pause:printer"] = await shop.perform("participant.pause", "printer", lease=600.0)
+    assert "RELIGHT_RENEWS" not in shop.memory.programs.ran[-1][1]
+    await shop.perform("participant.renew", "printer", **_round(shop, 1, 0))
+    given = shop.memory.programs.ran[-1][1]
+    assert (given["RELIGHT_COMMAND"], given["RELIGHT_LEASE"], given["RELIGHT_RENEWS"]) == ("pause", "600", "1")

@@ -67,6 +67,8 @@ class Calculator:
         match command:
             case "pause":
                 lease = float(arguments.get("lease") or 0)
+                if arguments.get("renews") and not self._still_paused():
+                    raise Refused("the pause has ended by itself: the calculator works again")
                 self._lease_ends = time.monotonic() + lease if lease else None
                 self.paused = True
                 return {"detail": f"paused for at most {lease:g} s" if lease else "paused", **self._values()}
@@ -105,6 +107,9 @@ class Calculator:
         if self.paused and self._lease_ends is not None and time.monotonic() >= self._lease_ends:
             self.paused, self._lease_ends = False, None
             print("the pause was not renewed: going on", flush=True)
+
+    def _still_paused(self) -> bool:
+        return self.paused and (self._lease_ends is None or time.monotonic() < self._lease_ends)
 
     def _flush(self) -> dict[str, Any]:
         if not self.paused or self.running is None:

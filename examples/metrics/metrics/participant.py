@@ -129,12 +129,14 @@ class Participant:
         self, commandid: str, command: str, token: int, expires: datetime, arguments: Mapping[str, Any]
     ) -> dict[str, Any]:
         about = {"component": self._component, "commandid": commandid, "token": token}
-        # A report changes nothing, and two checks may ask side by side, in whatever order they arrive.
-        if token < self._token and command != "report":
+        # A report changes nothing, and two checks may ask side by side, in whatever order they arrive. Nor does the
+        # renewal of a pause, which may overtake another command.
+        free = command == "report" or arguments.get("renews") is True
+        if token < self._token and not free:
             return {**about, "outcome": "refused", "detail": f"token {token} is lower than {self._token}"}
         if expires <= datetime.now(UTC):
             return {**about, "outcome": "refused", "detail": f"the command was void after {expires.isoformat()}"}
-        self._token = max(self._token, token)
+        self._token = self._token if free else max(self._token, token)
         if commandid in self._done and command != "report":
             return {**self._done[commandid], **about}
         try:

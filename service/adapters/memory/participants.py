@@ -20,7 +20,8 @@ class MemoryParticipant:
     """A component that counts in memory and answers commands like a real one: it flushes to storage, loads what it is
     started with, refuses lower tokens and expired commands, and answers a repeated command without doing it twice.
 
-    `deaf` names commands it receives and never answers. `done` lists what it really did, in order.
+    `deaf` names commands it receives and never answers (`renew`: a pause that renews). `done` lists what it really did,
+    in order; `lapsed` is the end of a pause that was not renewed.
     """
 
     component: str
@@ -28,6 +29,7 @@ class MemoryParticipant:
     clock: Clock
     count: int = 0
     paused: bool = False
+    lease_ends: float | None = None
     loaded: str | None = None
     token: int = 0
     deaf: set[str] = field(default_factory=set)
@@ -37,22 +39,34 @@ class MemoryParticipant:
     def begin(self, environment: Mapping[str, str]) -> None:
         """A new process: memory is empty, unless it is told what to load."""
         self.count, self.token, self.loaded, self.answered = 0, 0, None, {}
-        self.paused = environment.get("RELIGHT_START") == "paused"
+        self.paused, self.lease_ends = environment.get("RELIGHT_START") == "paused", None
         if url := environment.get("RELIGHT_STATE"):
             content = self.storage.documents[url]
             self.count, self.loaded = json.loads(content)["count"], hashlib.sha256(content).hexdigest()
 
     def work(self) -> None:
         """One more, unless it is paused."""
+        self.look()
         self.count += 0 if self.paused else 1
+
+    def look(self) -> None:
+        """Ends a pause whose lease has ended."""
+        if self.paused and self.lease_ends is not None and self.clock.monotonic() >= self.lease_ends:
+            self.paused, self.lease_ends = False, None
+            self.done.append("lapsed")
 
     def hear(self, data: CommandData) -> dict[str, Json] | None:
         """The `ParticipantAnswered` to a command as JSON, None for silence."""
-        if data.command in self.deaf:
+        self.look()
+        renews = data.arguments.get("renews") is True
+        if ("renew" if renews else data.command) in self.deaf:
             return None
-        if (data.token < self.token and data.command != "report") or data.expires <= self.clock.now():
+        free = renews or data.command == "report"
+        if (data.token < self.token and not free) or data.expires <= self.clock.now():
             return self._say(data, "refused", detail="the command is void: a lower token, or expired")
-        self.token = max(self.token, data.token)
+        if renews and not self.paused:
+            return self._say(data, "refused", detail="the pause has ended by itself")
+        self.token = self.token if free else max(self.token, data.token)
         if data.commandid not in self.answered or data.command == "report":
             self.answered[data.commandid] = self._do(data)
         return {**self.answered[data.commandid], "token": data.token}
@@ -62,7 +76,9 @@ class MemoryParticipant:
         values: dict[str, Json] = {"count": self.count}
         match data.command:
             case "pause" | "resume":
-                self.paused = data.command == "pause"
+                self.paused, lease = data.command == "pause", data.arguments.get("lease")
+                held = self.paused and isinstance(lease, int | float)
+                self.lease_ends = self.clock.monotonic() + float(str(lease)) if held else None
                 return self._say(data, "done", values=values)
             case "flush":
                 content = json.dumps({"count": self.count}).encode()
