@@ -45,14 +45,14 @@ class FoundDatabase:
 
 @dataclass(frozen=True, slots=True)
 class FoundMcp:
-    """A given MCP server: the tools it lists, or why it did not answer. `address` is (host, port)."""
+    """A given MCP server: the tools it lists, or why it did not answer. `addresses`: (IP, port) of its host."""
 
     name: str
     url: str
     given: str
     tools: tuple[str, ...]
     problem: str | None = None
-    address: tuple[str, int] = ("", 0)
+    addresses: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _at(
         if other.name != one.name and peer.port in other.ports and _here(peer.host):
             yield other.name, seen
     for server in found.mcp:
-        if (peer.host, peer.port) == server.address:
+        if (peer.host, peer.port) in server.addresses:
             yield server.name, seen
 
 

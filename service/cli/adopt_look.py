@@ -9,6 +9,7 @@ import getpass
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -252,13 +253,23 @@ async def _mcp(system: str, given: str, references: References, names: Names) ->
     secret = bool(parts.username or parts.query)
     variable = re.sub(r"[^A-Z0-9]", "_", f"{system}_{name}_URL".upper())
     written = f"env:{variable}" if secret and not given.startswith(("env:", "file:")) else given
-    address = ("127.0.0.1" if host == "localhost" else host, parts.port or (443 if parts.scheme == "https" else 80))
+    addresses = await _addresses(host, parts.port or (443 if parts.scheme == "https" else 80))
     try:
         tools = await McpServers().tools(url, None, WITHIN)
     except StepError as error:
         hidden = str(error).replace(url, bare(url))
-        return FoundMcp(name, written, _shown(given), (), hidden, address)
-    return FoundMcp(name, written, _shown(given), tools, None, address)
+        return FoundMcp(name, written, _shown(given), (), hidden, addresses)
+    return FoundMcp(name, written, _shown(given), tools, None, addresses)
+
+
+async def _addresses(host: str, port: int) -> tuple[tuple[str, int], ...]:
+    """Where a host is, as connections to it show it; none when its name is not known now."""
+    try:
+        async with asyncio.timeout(WITHIN.total_seconds()):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (TimeoutError, OSError):
+        return ()
+    return tuple(dict.fromkeys((str(one[4][0]), port) for one in found))
 
 
 def _components(
@@ -272,7 +283,7 @@ def _components(
     every = tuple(sight.processes.values())
     own = family(every, os.getpid())
     clients = {client for one in databases if one.left_out is None for client in one.clients}
-    addresses = {one.address for one in mcp}
+    addresses = {address for one in mcp for address in one.addresses}
     chosen: dict[int, str] = {}
     for process in every:
         if process.pid not in own and (why := _chosen(wanted, process, clients, addresses)) is not None:
