@@ -59,6 +59,9 @@ def test_demo_restarts_a_real_system_and_proves_what_it_kept(tmp_path: Path) -> 
     nothing_is_left(tmp_path)
     (snapshot,) = (tmp_path / "demo" / "metrics" / "var" / "state" / "snapshots").glob("*.json")
     assert str(snapshot) in story
+    (report,) = (tmp_path / "demo" / "metrics" / "var" / "state" / "reports").glob("*.md")
+    assert str(report) in story
+    assert report.read_text().count("- [x] ") == 10, report.read_text()
     rows = [json.loads(line) for line in (tmp_path / "demo" / "history.jsonl").read_text().splitlines()]
     assert [row["previous"] for row in rows[1:]] == [row["hash"] for row in rows[:-1]]
     assert time.monotonic() - begun < 120  # a minute on an idle machine; tests share it

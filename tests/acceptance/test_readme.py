@@ -232,7 +232,7 @@ def test_readme_alone_leads_to_a_restart_from_ones_own_script_and_to_its_message
 
     newcomer.end()
     running = [words for words in below(newcomer.folder / HOME / "processes").values() if "supervisor" in words]
-    assert len(running) == 3, "the example goes on running"
+    assert len(running) == 4, "the example goes on running"
     newcomer.run(*shlex.split(block("sh", "./relight down").strip().replace("./relight", relight)))
     until("the example has ended", lambda: not below(newcomer.folder), 30, said)
 
