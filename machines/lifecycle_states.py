@@ -143,7 +143,9 @@ def _gated(system: System) -> bool:
 
 
 # Whatever still waits, and what comes until then, goes on when a state is entered in which operations pass.
-RELEASE = Step("release", "gate.release", attempts=3, optional=True, when=_gated)
+RELEASE = Step(
+    "release", "gate.release", timeout=timedelta(seconds=10), attempts=3, optional=True, when=_gated
+)  # fmt: skip
 
 
 def _pause_arguments(system: System) -> Mapping[str, Json]:

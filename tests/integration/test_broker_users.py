@@ -1,6 +1,7 @@
 """The users that `serve` makes on its private broker may do what their part needs, and nothing else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import aio_pika
@@ -101,6 +102,32 @@ async def test_relights_queues_are_out_of_reach(broker: RabbitServer, tmp_path: 
                 await (queue.consume(ignore) if call == "consume" else getattr(queue, call)())
 
 
+async def test_who_reads_operations_takes_them_from_one_queue_and_binds_none(
+    broker: RabbitServer, tmp_path: Path
+) -> None:  # fmt: skip
+    async with await aio_pika.connect(broker.url) as connection:
+        channel = await connection.channel()
+        await channel.declare_exchange("relight.operations", "topic", durable=True)
+        for system in ("metrics", "other"):
+            await channel.declare_queue(f"relight.operations.{system}", durable=True)
+    files = await provide_users(broker, [ANA, BrokerUser("desk", operates=frozenset({"metrics"}))], tmp_path)
+    desk, ana = (files[name].read_text().strip() for name in ("desk", "ana"))
+    async with await aio_pika.connect(desk) as connection:
+        queue = await (await connection.channel()).get_queue("relight.operations.metrics", ensure=False)
+        await queue.consume(ignore)
+    for address, name in ((desk, "other"), (ana, "metrics")):
+        async with await aio_pika.connect(address) as connection:
+            queue = await (await connection.channel()).get_queue(f"relight.operations.{name}", ensure=False)
+            with pytest.raises(ChannelAccessRefused):
+                await queue.consume(ignore)
+    with pytest.raises(ChannelAccessRefused):
+        await listen(desk, "relight.operations", "#")
+    async with await aio_pika.connect(desk) as connection:
+        exchange = await (await connection.channel()).get_exchange("relight.operations", ensure=False)
+        with pytest.raises(ChannelAccessRefused):
+            await exchange.publish(aio_pika.Message(b"{}"), "metrics.orders.submit", mandatory=False)
+
+
 async def test_url_files_are_private_and_passwords_stay(broker: RabbitServer, tmp_path: Path) -> None:
     first = await provide_users(broker, [ANA, BrokerUser("../x y")], tmp_path / "users")
     texts = {name: file.read_text() for name, file in first.items()}
@@ -122,6 +149,22 @@ async def test_user_that_no_file_names_any_more_is_locked_out(broker: RabbitServ
 async def test_administrator_cannot_be_allowed_by_a_file(broker: RabbitServer, tmp_path: Path) -> None:
     with pytest.raises(EmbeddedError, match="that is the administrator"):
         await provide_users(broker, [BrokerUser("relight")], tmp_path)
+
+
+def test_a_gate_names_who_sends_and_who_reads_beside_the_systems_components() -> None:
+    system = System.model_validate(
+        {
+            "system": "metrics",
+            "gate": {"from": ["shop"], "to": ["desk", "shop"]},
+            "storage": {"state": "file:///x"},
+            "components": {"calculator": {"process": ["x"], "participant": "amqp"}},
+            "verify": [{"roundtrip": "calculator"}],
+        }
+    )
+    mine = frozenset({"metrics"})
+    assert sorted(broker_users([system]), key=lambda user: user.name) == [
+        BrokerUser("desk", operates=mine), replace(CALCULATOR, operates=mine), BrokerUser("shop", operates=mine)
+    ]  # fmt: skip
 
 
 def test_users_are_those_that_the_files_name() -> None:

@@ -13,7 +13,9 @@ from tests.simulation.story import Story
 
 def findings(story: Story) -> list[str]:
     """Every invariant that does not hold, in words."""
-    return [*_events(story), *_logs(story), *_notifications(story), *_rest(story), *_restarts(story)]
+    return [
+        *_events(story), *_logs(story), *_notifications(story), *_rest(story), *_restarts(story), *_operations(story),
+    ]  # fmt: skip
 
 
 def _events(story: Story) -> Iterator[str]:
@@ -72,6 +74,22 @@ def _rest(story: Story) -> Iterator[str]:
         state = MACHINES[snapshot.machine].state(snapshot.state)
         if not (state.resting or state.final):
             yield f"stuck: {instance} still stands in {snapshot.state} since {snapshot.entered_at}"
+
+
+def _operations(story: Story) -> Iterator[str]:
+    """What was taken in and not refused was released, in the order in which it was taken in; nothing else was."""
+    tables, operations = story.store.tables, set(story.operations)
+    absorbed = [
+        key.id
+        for key, (row, _) in tables.inbox.items()
+        if key.id in operations and set(row.outcomes.values()) == {"absorbed"}
+    ]
+    bodies = [json.loads(body) for body in story.broker.bodies("relight.operations.metrics")]
+    released = list(dict.fromkeys(body["id"] for body in bodies))
+    if released != absorbed:
+        yield f"operations: taken in were {absorbed}, released were {released}"
+    if tables.gates.rows:
+        yield f"held: {[row.event.id for row in tables.gates.rows.values()]} still wait"
 
 
 def _restarts(story: Story) -> Iterator[str]:

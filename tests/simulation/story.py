@@ -41,6 +41,7 @@ SYSTEM = System.model_validate(
         "verify": [{"roundtrip": "calculator", "within": "20s"}],
         "restart": {"notice": {"lead": "5s"}},
         "allow": {"restart": ["ana"]},
+        "gate": {"holds": 3, "expires": "3s", "from": ["shop"]},
         "alerts": [
             {"metric": "memory", "warning": 70, "critical": 90, "hysteresis": 5},
             {"metric": "latency", "warning": 500, "critical": 2000, "for": "30s"},
@@ -105,6 +106,8 @@ class Story:
     broker: MemoryBroker
     world: MemoryWorld
     published: list[str] = field(default_factory=list)
+    operations: list[str] = field(default_factory=list)
+    """Those of the published that are for the gate."""
     crashes: int = 0
     lives: int = 0
     """Replicas in their last life, which nothing ends."""
@@ -126,7 +129,7 @@ async def tell(seed: int, *, crashes: int = 6, restarts: int = 2, metrics: int =
     story = Story(seed, clock, store, broker, world)
     for component in SYSTEM.components:
         world.participant("metrics", component)
-    await broker.declare(["metrics"], {"metrics": 0})
+    await broker.declare(["metrics"], {"metrics": 0}, ["metrics"])
     world.commands.deliver = _answers(story, chance)
     await store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
     await store.signal([_registration()])
@@ -190,6 +193,10 @@ async def _publish(story: Story, chance: random.Random, restarts: int, metrics: 
     for number in range(metrics):
         metric, span = chance.choice([("memory", 100.0), ("latency", 2500.0), ("unwatched", 1.0)])
         _put(story, "metric.observed", {"metric": metric, "value": chance.random() * span}, "probe")
+        if chance.random() < 0.3:
+            story.operations.append(f"p{len(story.published)}")
+            data = {"operation": "orders.submit", "payload": number}
+            _put(story, "operation.requested", data, chance.choice(["shop"] * 9 + ["eve"]))
         if number in moments:
             _put(story, "restart.requested", {"reason": "the story wants it"}, chance.choice(["ana", "ana", "eve"]))
         if chance.random() < 0.02:

@@ -54,6 +54,51 @@ def test_queues_stay_paused_while_the_table_holds_more_than_the_bound(monkeypatc
     assert virtual.run(story())
 
 
+class Unwilling:
+    """Takes nothing on the exchange of operations: each verdict is `verdict`. The queue takes it, once it is there."""
+
+    def __init__(self, verdict: Sent) -> None:
+        self.verdict = verdict
+        self.queue_is_there = False
+        self.published: list[tuple[str, str, str, bool]] = []
+
+    async def publish(self, messages: Sequence[OutMessage], *, mandatory: bool = False) -> tuple[Sent, ...]:
+        self.published += [(one.exchange, one.routing_key, one.message_id, mandatory) for one in messages]
+        if messages[0].exchange == "relight.operations":
+            return (self.verdict,) * len(messages)
+        there = messages[0].exchange or self.queue_is_there
+        return (Sent.CONFIRMED if there else Sent.RETURNED,) * len(messages)
+
+
+@pytest.mark.parametrize("verdict", [Sent.NACKED, Sent.RETURNED])
+def test_operation_that_nobody_takes_waits_in_order_until_its_own_queue_has_it(verdict: Sent) -> None:
+    async def story() -> None:
+        clock = VirtualClock()
+        store = MemoryStore(clock)
+        ownership = await store.acquire(0, "one", timedelta(hours=1))
+        assert ownership is not None
+        said = OutMessage("relight.status", "metrics.x", "said", "{}")
+        operations = [OutMessage("relight.operations", "metrics.orders.submit", name, "{}") for name in ("a", "b")]
+        rows = (said, *operations, OutMessage("relight.status", "metrics.y", "later", "{}"))
+        await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows))
+        publisher = Unwilling(verdict)
+        outbox = Outbox(store, publisher, ownership, clock)
+        task = asyncio.create_task(outbox.run())
+        await asyncio.sleep(5)
+        assert ("relight.status", "metrics.y", "later", False) not in publisher.published
+        assert len(outbox.take_sent()) == 1
+        publisher.queue_is_there = True
+        await asyncio.sleep(5)
+        task.cancel()
+        straight = [one for one in publisher.published if one[0] == ""]
+        assert straight[-2:] == [("", "relight.operations.metrics", name, True) for name in ("a", "b")]
+        assert all(mandatory is (key == "relight.operations" or not key) for key, _, _, mandatory in publisher.published)
+        assert len(outbox.take_sent()) == 3
+        assert store.tables.undelivered == {}
+
+    virtual.run(story())
+
+
 def test_every_number_is_counted_somewhere() -> None:
     sources = "".join(path.read_text() for path in Path(service.__file__).parent.rglob("*.py"))
     names = [name for name in vars(metrics) if name.isupper() and hasattr(getattr(metrics, name), "_name")]

@@ -1,5 +1,7 @@
 """The very engine that serves, in virtual time, through crashes, duplicates, disorder and delay: nothing is lost."""
 
+import json
+
 import pytest
 
 from tests.simulation import virtual
@@ -15,6 +17,19 @@ def test_whatever_dies_and_whenever_every_event_has_one_outcome_and_everything_c
     assert findings(story) == []
     assert story.crashes >= 6
     assert len(story.store.tables.log) > 20
+
+
+def test_the_stories_have_operations_that_pass_that_are_held_that_expire_and_that_are_one_too_many() -> None:
+    passed = held = expired = full = 0
+    for seed in SEEDS[:6]:
+        story = virtual.run(tell(seed))
+        bodies = [json.loads(body) for body in story.broker.bodies("relight.operations.metrics")]
+        passed += sum("heldat" not in body for body in bodies)
+        held += sum("heldat" in body for body in bodies)
+        records = [row.record for row in story.store.tables.log.values() if row.event_type.endswith("operation.requested")]
+        expired += sum("it was not released" in record for record in records)
+        full += sum("(gate.holds)" in record for record in records)
+    assert min(passed, held, expired, full) > 0, (passed, held, expired, full)
 
 
 def test_the_same_seed_tells_the_same_story_to_the_byte() -> None:

@@ -1,8 +1,11 @@
 """What a system's file may say of its gate, and what an operation may carry."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from schemas.envelope import Read, Rejected, read
@@ -40,6 +43,16 @@ def test_gate_without_bound_or_end_is_refused(gate: dict[str, object]) -> None:
 def test_configuration_with_a_gate_is_read_back_as_it_was_written() -> None:
     system = metrics_system(gate={"from": ["shop"], "to": ["desk"], "holds": 5})
     assert type(system).model_validate_json(system.canonical()) == system
+
+
+def test_the_page_about_it_shows_a_gate_and_an_operation_that_are_taken() -> None:
+    page = (Path(__file__).parents[2] / "docs/gate.md").read_text()
+    blocks = dict(re.findall(r"```(yaml|json|python)\n(.*?)```", page, re.DOTALL))
+    gate = metrics_system(**yaml.safe_load(blocks["yaml"])).gate
+    assert gate is not None
+    assert (gate.from_, gate.to) == (["shop"], ["order-desk"])
+    assert isinstance(read(blocks["json"].encode(), "metrics.operation.requested"), Read)
+    compile(blocks["python"], "gate.md", "exec")
 
 
 @pytest.mark.parametrize("payload", [b"null", b"[1,2]", b'{"any":{"thing":1}}', b'"text"'])
