@@ -357,7 +357,9 @@ async def test_only_the_unroutable_of_a_batch_are_returned_even_with_one_message
 
 async def test_operation_finds_the_queue_of_a_system_with_a_gate_and_comes_back_from_all_others(bench: Bench) -> None:
     await bench.broker.declare(["metrics", "trading"], {"metrics": 0, "trading": 1}, ["metrics"])
-    operations = [OutMessage("relight.operations", f"{name}.orders.submit", "1", "{}") for name in ("metrics", "trading")]
+    operations = [
+        OutMessage("relight.operations", f"{name}.orders.submit", "1", "{}") for name in ("metrics", "trading")
+    ]
     straight = OutMessage("", "relight.operations.metrics", "1", "{}")
     async with bench.broker.publisher() as publisher:
         verdicts = await publisher.publish([*operations, straight], mandatory=True)

@@ -92,7 +92,9 @@ def test_operation_that_nobody_takes_waits_in_order_until_its_own_queue_has_it(v
         task.cancel()
         straight = [one for one in publisher.published if one[0] == ""]
         assert straight[-2:] == [("", "relight.operations.metrics", name, True) for name in ("a", "b")]
-        assert all(mandatory is (key == "relight.operations" or not key) for key, _, _, mandatory in publisher.published)
+        assert all(
+            mandatory is (key == "relight.operations" or not key) for key, _, _, mandatory in publisher.published
+        )
         assert len(outbox.take_sent()) == 3
         assert store.tables.undelivered == {}
 

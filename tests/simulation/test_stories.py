@@ -26,7 +26,9 @@ def test_the_stories_have_operations_that_pass_that_are_held_that_expire_and_tha
         bodies = [json.loads(body) for body in story.broker.bodies("relight.operations.metrics")]
         passed += sum("heldat" not in body for body in bodies)
         held += sum("heldat" in body for body in bodies)
-        records = [row.record for row in story.store.tables.log.values() if row.event_type.endswith("operation.requested")]
+        records = [
+            row.record for row in story.store.tables.log.values() if row.event_type.endswith("operation.requested")
+        ]
         expired += sum("it was not released" in record for record in records)
         full += sum("(gate.holds)" in record for record in records)
     assert min(passed, held, expired, full) > 0, (passed, held, expired, full)
