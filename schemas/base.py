@@ -4,7 +4,7 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic import JsonValue as Json
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Name",
     "Open",
     "Text",
+    "findings",
 ]
 
 NAME_PATTERN = r"[a-z][a-z0-9_-]{0,62}"
@@ -63,6 +64,12 @@ Duration = Annotated[
     BeforeValidator(parse_duration, json_schema_input_type=str | float),
     PlainSerializer(format_duration, return_type=str),
 ]
+
+
+def findings(error: ValidationError) -> str:
+    """What is wrong and where, for people. Pydantic's own words repeat parts of what was given, which may be secret."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'as a whole'}: {one['msg']}" for one in found)
 
 
 class Closed(BaseModel):

@@ -7,7 +7,9 @@ import json
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
+from types import TracebackType
 from typing import Any, TextIO
 
 import structlog
@@ -33,6 +35,15 @@ OUR_OWN = ("at", "level")
 def redact(text: str) -> str:
     """The text with every password of a URL, and every secret that this process has resolved, replaced by `***`."""
     return PASSWORD.sub(r"\g<before>:***@", MASKS.hide(text))
+
+
+def redact_tracebacks() -> None:
+    """What ends this process unforeseen is told on standard error without secrets, too."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(visible(redact("".join(traceback.format_exception(kind, error, trace)))))
+
+    sys.excepthook = tell
 
 
 def _redacted(value: object) -> object:

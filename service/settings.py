@@ -43,6 +43,12 @@ def _scheme(*allowed: str) -> AfterValidator:
         parts = urlsplit(value.get_secret_value())
         if parts.scheme not in allowed or not parts.hostname:
             raise ValueError(f"is not a URL like {allowed[0]}://user:password@host:port/name")
+        try:
+            _ = parts.port
+        except ValueError:
+            # Its own words repeat what it took for a port, which may be half of a password.
+            why = "its port is no number; in a password @ is written %40, / %2F, : %3A and % %25"
+            raise ValueError(f"is not a URL like {allowed[0]}://user:password@host:port/name: {why}") from None
         return value
 
     return AfterValidator(check)

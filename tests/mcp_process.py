@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -34,9 +35,14 @@ def free_port() -> int:
 async def mcp_server(*tools: str, token: str = "") -> AsyncIterator[McpProcess]:
     """A server that lists `tools`, answering already."""
     port = free_port()
-    more = ("--token", token) if token else ()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.mcp_server", str(port), *tools, *more, cwd=ROOT
+        sys.executable,
+        "-m",
+        "tests.mcp_server",
+        str(port),
+        *tools,
+        cwd=ROOT,
+        env={**os.environ, "MCP_TOKEN": token},
     )
     try:
         async with asyncio.timeout(40):

@@ -1,9 +1,10 @@
-"""A real MCP server of the official SDK as a process: `python -m tests.mcp_server PORT TOOL… [--token TOKEN]`.
+"""A real MCP server of the official SDK as a process: `python -m tests.mcp_server PORT TOOL…`.
 
-Each TOOL is listed and gives its argument back. With a token, whoever does not send it is answered 401.
+Each TOOL is listed and gives its argument back. With a token in MCP_TOKEN, whoever does not send it is answered 401.
 """
 
 import argparse
+import os
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
@@ -35,13 +36,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
     parser.add_argument("tools", nargs="*")
-    parser.add_argument("--token", default="")
     given = parser.parse_args()
+    token = os.environ.get("MCP_TOKEN", "")
     server = MCPServer("test")
     for tool in given.tools:
         server.add_tool(echo, name=tool)
     app: ASGIApp = server.streamable_http_app(host="127.0.0.1")
-    uvicorn.run(Guarded(app, given.token) if given.token else app, host="127.0.0.1", port=given.port, log_level="error")
+    uvicorn.run(Guarded(app, token) if token else app, host="127.0.0.1", port=given.port, log_level="error")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import sys
 if __name__ == "__main__":
     try:
         from service.cli.main import run
+        from service.logs import redact_tracebacks
 
+        redact_tracebacks()
         status = run()
     except KeyboardInterrupt:
         status = 1

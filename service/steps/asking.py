@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from schemas.base import Json
+from schemas.base import Json, findings
 from schemas.components import ByCommand, ByHttp, Command
 from schemas.envelope import CloudEvent
 from schemas.events import PREFIX, AnswerOutcome, ParticipantAnswered
@@ -85,7 +85,7 @@ def answer(context: StepContext, component: str, command: Command) -> Answer:
     try:
         said = ParticipantAnswered.model_validate(context.row.answer)
     except ValidationError as error:
-        raise Permanent(f"the answer of {component} to {command} cannot be read: {error}") from error
+        raise Permanent(f"the answer of {component} to {command} cannot be read: {findings(error)}") from error
     if said.component != component:
         raise Permanent(f"{component} was asked to {command}, but {said.component} answered")
     _judge(component, command, said.outcome, said.detail)
@@ -198,7 +198,8 @@ def _read(context: StepContext, component: str, command: Command, text: str, sou
         about = {"component": component, "commandid": context.command_id, "token": context.token}
         read = ParticipantAnswered.model_validate({"outcome": AnswerOutcome.DONE, **body, **about})
     except ValueError as error:
-        raise Permanent(f"what {source} of {component} said to {command} cannot be read: {error}") from error
+        why = findings(error) if isinstance(error, ValidationError) else str(error)
+        raise Permanent(f"what {source} of {component} said to {command} cannot be read: {why}") from error
     _judge(component, command, read.outcome, read.detail)
     return read
 

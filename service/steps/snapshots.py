@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from machines.model import PlannedStep
-from schemas.base import Json
+from schemas.base import Json, findings
 from schemas.system import System
 from schemas.system_snapshot import ComponentSnapshot, SystemSnapshot, sha256
 from service.errors import Permanent, RelightError
@@ -30,7 +30,7 @@ async def _read(context: StepContext, url: str, seal: str) -> SystemSnapshot:
     try:
         return SystemSnapshot.model_validate_json(content)
     except ValidationError as error:
-        raise Permanent(f"the system snapshot {url} cannot be read: {error}") from error
+        raise Permanent(f"the system snapshot {url} cannot be read: {findings(error)}") from error
 
 
 class Seal:

@@ -82,15 +82,7 @@ async def _ask(dsn: str, seconds: float, question: "Callable[[asyncpg.Connection
     """Connects, asks inside a read-only session, leaves. Errors never repeat the DSN: it holds a password."""
     try:
         async with asyncio.timeout(CONNECT_WITHIN + seconds):
-            connection = await asyncpg.connect(
-                dsn,
-                timeout=min(CONNECT_WITHIN, seconds),
-                server_settings={
-                    "application_name": "relight",
-                    "default_transaction_read_only": "on",
-                    "statement_timeout": str(max(1, round(seconds * 1000))),
-                },
-            )
+            connection = await _connect(dsn, seconds)
             try:
                 return await question(connection)
             finally:
@@ -106,6 +98,22 @@ async def _ask(dsn: str, seconds: float, question: "Callable[[asyncpg.Connection
         raise Permanent("the DSN of the database is not valid; look at what its reference points to") from error
     except (OSError, asyncpg.InterfaceError) as error:
         raise Retry(f"the database is away: {type(error).__name__}: {error}") from error
+
+
+async def _connect(dsn: str, seconds: float) -> "asyncpg.Connection":
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=min(CONNECT_WITHIN, seconds),
+            server_settings={
+                "application_name": "relight",
+                "default_transaction_read_only": "on",
+                "statement_timeout": str(max(1, round(seconds * 1000))),
+            },
+        )
+    except ValueError as error:
+        # A password that was not encoded is read as part of host and port, and repeated: by asyncpg, not by us.
+        raise Permanent("the DSN of the database is not valid; look at what its reference points to") from error
 
 
 async def _leave(connection: "asyncpg.Connection") -> None:

@@ -117,6 +117,9 @@ async def connected(dsn: str | None, settings: dict[str, str], **more: Any) -> "
     with our_errors():
         try:
             connection = await asyncpg.connect(dsn, timeout=CONNECT_WITHIN, server_settings=settings, **more)
+        except ValueError as error:
+            # Read as host or port, and repeated: what of a password was not encoded.
+            raise Permanent("the DSN of the database is not valid; look at what its reference points to") from error
         except (TimeoutError, OSError) as error:
             raise Retry(f"the database is away: {type(error).__name__}: {error}") from error
         try:

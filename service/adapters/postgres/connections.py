@@ -127,8 +127,13 @@ class Connections:
 
 
 async def open_connection(dsn: str, settings: Mapping[str, str], timeout: float) -> Connection:
-    """A new connection. Raises asyncpg's errors, TimeoutError and OSError."""
-    return await asyncpg.connect(dsn, timeout=timeout, server_settings=dict(settings), statement_cache_size=200)
+    """A new connection. Raises asyncpg's errors, TimeoutError and OSError; Misconfigured, which repeats nothing of it,
+    for a URL that cannot be read."""
+    try:
+        return await asyncpg.connect(dsn, timeout=timeout, server_settings=dict(settings), statement_cache_size=200)
+    except (asyncpg.ClientConfigurationError, ValueError) as error:
+        why = "it cannot be read as a URL; special characters of a password are written %40 for @, %2F for /, %3A for :"
+        raise Misconfigured((f"RELIGHT_POSTGRES_URL: {why}",)) from error
 
 
 def wrong_address(error: BaseException | None) -> Misconfigured | None:
