@@ -122,6 +122,12 @@ def nothing_missing(facts: Facts) -> Reason | None:
     return Reason(f"not started: {', '.join(missing)}") if missing else None
 
 
+def nothing_waived(facts: Facts) -> Reason | None:
+    """A waiver is a person's word instead of a proof, whichever step of the restart it stands for."""
+    waived = record(facts.snapshot.data, "waivers")
+    return Reason(f"waived: {', '.join(waived)}") if waived else None
+
+
 def was_verified(facts: Facts) -> Reason | None:
     return None if "verified" in facts.snapshot.data else Reason("the verification was waived in part")
 
@@ -232,9 +238,13 @@ TRANSITIONS = (
     ),
     # A waiver is a person's word to go on without the proof: components resume, but operational it is not.
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, reason="going on by a waiver"),
-    Transition(At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified, nothing_missing), note_up, "up again"),
     Transition(
-        At.RESTORING, On.COMPLETED, At.DEGRADED, (was_verified,), note_up_by_waiver, "up again, but not all was started"
+        At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified, nothing_missing, nothing_waived), note_up,
+        "up again",
+    ),
+    Transition(
+        At.RESTORING, On.COMPLETED, At.DEGRADED, (was_verified, nothing_waived), note_up_by_waiver,
+        "up again, but not all was started",
     ),
     Transition(
         At.RESTORING, On.COMPLETED, At.DEGRADED, (failed_before,), note_up,

@@ -8,6 +8,7 @@ from machines.evidence import evidence, failed_steps, record, step_of, steps_of,
 from machines.lifecycle_proof import checks_of, good_configuration
 from machines.model import Event, Facts, Reason, StepStatus
 from schemas.base import Json
+from schemas.components import LOCAL
 from schemas.events import RestartRequested
 
 ONE_RESTART = (
@@ -103,7 +104,7 @@ def note_failure(facts: Facts, reason: Reason | None = None) -> Mapping[str, Jso
         "at": facts.now.isoformat(),
         "by": f"{facts.event.name} {who(facts.event) or ''}".strip(),
         "reason": reason or getattr(facts.event.data, "reason", None),
-        "steps": {s.planned.name: s.error for s in failed_steps(facts)},
+        "steps": {**{s.planned.name: s.error for s in failed_steps(facts)}, **_out_of_time(facts)},
     }
     return {"failure": failure, "verified": None}
 
@@ -116,6 +117,26 @@ def note_started(facts: Facts) -> Mapping[str, Json]:
 def note_not_started(facts: Facts) -> Mapping[str, Json]:
     """What the system goes on without, and why: it stays to be seen, and such a system is not operational."""
     return {"not_started": dict(not_started(facts))}
+
+
+def _out_of_time(facts: Facts) -> dict[str, Json]:
+    """What was under way when the time of the state was over: nothing failed, and yet somebody has to know what."""
+    if facts.event.name != "timer.fired":
+        return {}
+    doing = {
+        StepStatus.READY: "nobody took it up in time: does a `relight serve` serve {place}?",
+        StepStatus.RUNNING: "it was still being performed at {place} when the time was over",
+        StepStatus.WAITING: "its answer did not come in time",
+    }
+    components = facts.system.components
+    return {
+        step.planned.name: doing[step.status].format(
+            place=components[step.planned.component].place if step.planned.component in components else LOCAL
+        )
+        + (f" (before: {step.error})" if step.error else "")
+        for step in facts.steps
+        if step.status in doing
+    }
 
 
 def note_verified(facts: Facts) -> Mapping[str, Json]:
@@ -203,6 +224,6 @@ def not_started(facts: Facts) -> Mapping[str, Json]:
         name = step.planned.component or step.planned.name
         if step.result.get("old") is True:
             passed_over[name] = text(step.result, "detail") or "its old process still runs"
-        elif step.status is not StepStatus.DONE:
+        elif step.status not in (StepStatus.DONE, StepStatus.PROCEEDED):  # it runs, and may be silent
             passed_over[name] = f"{step.planned.name} was {step.status}" + (f": {step.error}" if step.error else "")
     return passed_over

@@ -88,8 +88,14 @@ class Participant(Closed):
     resume: BySignal | ByCommand | ByHttp | None = None
 
 
+LOCAL = "local"
+"""The place of what names no host."""
+
+
 class Component(Closed):
     """A part of the system that is stopped and started. `process` is an argument list, never a shell line.
+
+    `host`: on which it runs; its steps wait for a `relight serve` that has this name in RELIGHT_PLACES.
 
     `env` values may be secret references (`env:…`, `file:…`); `cwd` is relative to the folder of the system's file.
     `keep: true`: a restart leaves it running, and starts it when it is absent.
@@ -100,8 +106,14 @@ class Component(Closed):
     participant: Literal["amqp"] | Participant | None = None
     on_silence: OnSilence = OnSilence.ABORT
     keep: bool = False
+    host: Name | None = None
     env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default_factory=dict)
     cwd: str = "."
+
+    @property
+    def place(self) -> str:
+        """Where its steps are performed."""
+        return self.host or LOCAL
 
     def takes(self, command: Command) -> bool:
         """Whether this component answers `command`."""

@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Closed, Duration, Name
-from schemas.checks import Check, IntegrityCheck, McpCheck, RoundTripCheck, SqlCheck
-from schemas.components import ByHttp, Command, Component, Participant
+from schemas.checks import Check, EqualCheck, IntegrityCheck, McpCheck, RoundTripCheck, SqlCheck
+from schemas.components import ByCommand, ByHttp, Command, Component, Participant
 from schemas.events import Right
 from schemas.rules import Alert, Allow, Channels, Freeze, Gate, Secret
 
@@ -170,10 +170,22 @@ class System(Closed):
                     yield f"verify.{index}.roundtrip: {name!r} is no component"
                 case RoundTripCheck(roundtrip=name) if not self.components[name].takes(Command.REPORT):
                     yield f"verify.{index}.roundtrip: {name!r} does not answer `report`"
+                case EqualCheck():
+                    for name in self._report_only_on_their_host():
+                        host = self.components[name].host
+                        yield f"verify.{index}.equal: {name} reports on {host} only; have it report over AMQP or HTTP"
                 case McpCheck(mcp=name) if name != "all" and name not in self.mcp:
                     yield f"verify.{index}.mcp: {name!r} is no MCP server"
                 case _:
                     pass
+
+    def _report_only_on_their_host(self) -> Iterator[str]:
+        """What `equal` compares is asked from one place, whichever hosts the components are on."""
+        for name, component in self.components.items():
+            way = component.participant.report if isinstance(component.participant, Participant) else None
+            there = isinstance(way, ByCommand) or (isinstance(way, ByHttp) and "://127.0.0.1" in way.where)
+            if component.host is not None and there:
+                yield name
 
     def _needed_settings(self) -> Iterator[str]:
         backup = self.restart.backup

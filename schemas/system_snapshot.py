@@ -18,11 +18,11 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class ComponentSnapshot(Open):
     """One component at the moment of sealing. `digest` and `where` of what it flushed (absent: it flushes nothing, or
     did not run), `bytes` of it as read back, `values` as it measured them, `pid` and `started` of its process, `paused`
-    the evidence of its pause. `kept`: the restart leaves it running.
+    the evidence of its pause. `kept`: the restart leaves it running. `running` is null where nobody looked.
     """
 
     kept: bool = False
-    running: bool
+    running: bool | None
     pid: int | None = None
     started: int | None = None
     digest: Digest | None = None

@@ -49,6 +49,7 @@ async def of_system(system: System, settings: Settings) -> list[Finding]:
         *_secrets(system, resolve),
         *await _databases(system, resolve),
         *_programs(system),
+        *_processes(system, settings),
         *await _strangers(system, settings),
         *await _mcp(system, resolve),
         *await _storage(system),
@@ -109,6 +110,29 @@ async def _databases(system: System, resolve: Resolve) -> list[Finding]:
             same = lambda url=database.url, pinned=pinned: compare(url, pinned)  # noqa: E731  # one line, used once
             findings.append(await _asked(f"{what}: identity", same, moved))
     return findings
+
+
+def _processes(system: System, settings: Settings) -> Iterator[Finding]:
+    """What Relight started on this host: whether it runs, and whether somebody still stands over it."""
+    from service.adapters.processes import record
+
+    for name, component in system.components.items():
+        home = settings.servers.home / "processes" / process_name(system, name)
+        try:
+            found = record.read(home) if component.host is None or component.host in settings.engine.places else None
+        except (OSError, ValueError, TypeError):
+            continue  # the look for strangers says so
+        if found is None:
+            continue
+        what = f"{system.system}: {name}: process"
+        if not record.runs(found):
+            how = "nobody saw how it ended" if found.exit_status is None else f"exit status {found.exit_status}"
+            yield Finding(what, f"does not run; the last was pid {found.pid}, {how}")
+        elif record.start_time(found.supervisor) is None:
+            problem = f"runs as pid {found.pid}; its supervisor is gone: its log grows, and nobody sees how it ends"
+            yield Finding(what, problem=problem, mend=f"`relight restart {system.system}`, when it suits")
+        else:
+            yield Finding(what, f"runs as pid {found.pid}")
 
 
 async def _strangers(system: System, settings: Settings) -> list[Finding]:

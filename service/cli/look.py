@@ -13,7 +13,7 @@ from service.cli.connect import status_topic, store
 from service.cli.console import Screen
 from service.cli.render import Tone, one_line, read
 from service.cli.restart import local_zone
-from service.cli.waits import acts, waits
+from service.cli.waits import acts, waits, waits_for_a_worker
 from service.cli.words import clock, day, short, span
 from service.errors import RelightError
 from service.ports import GateView, InstanceView, LogRow, StepRow
@@ -26,7 +26,8 @@ def status(settings: Settings, screen: Screen, system: str | None, as_json: bool
     if system is not None and not views:
         raise RelightError(f"Relight knows no system called {system!r}; `relight status` shows all")
     if as_json:
-        screen.json([_view(view, gates) for view in views])
+        now = datetime.now(UTC)
+        screen.json([_view(view, now, gates) for view in views])
         return 0
     if not views:
         screen.say("no instances yet: `relight serve` registers each system when it starts")
@@ -76,7 +77,7 @@ def _gate(snapshot: Snapshot, gates: tuple[GateView, ...]) -> dict[str, Any] | N
     return None
 
 
-def _view(view: InstanceView, gates: tuple[GateView, ...] = ()) -> dict[str, Any]:
+def _view(view: InstanceView, now: datetime, gates: tuple[GateView, ...] = ()) -> dict[str, Any]:
     snapshot = view.snapshot
     machine = VERSIONS.get((snapshot.machine, snapshot.machine_version))
     known = [s for s in machine.states if s.name == snapshot.state] if machine is not None else []
@@ -107,7 +108,7 @@ def _view(view: InstanceView, gates: tuple[GateView, ...] = ()) -> dict[str, Any
                 "name": step.key.name,
                 "action": step.planned.action,
                 "component": step.planned.component,
-                "status": step.status.value,
+                "status": "waiting_for_worker" if waits_for_a_worker(step, now) else step.status.value,
                 "attempt": step.attempt,
                 "attempts": step.planned.attempts,
                 "place": step.place,

@@ -11,9 +11,12 @@ from machines.acts import WayOut, answers, needs_a_person, way_of, ways_out, whe
 from machines.model import ENDED, Machine, Snapshot, State, StepStatus
 from machines.registry import VERSIONS
 from schemas.base import Json
+from schemas.components import LOCAL
 from service.cli.words import clock, short, span
 from service.ports import InstanceView, StepRow
 
+SAID = 700
+"""Characters of an error that are shown: who is stuck needs all of it, and its end says what to do."""
 OVERDUE = timedelta(seconds=15)
 """A due time that passed longer ago, or a step that nobody claimed for longer, means that nobody is at work there."""
 
@@ -55,14 +58,17 @@ def _steps(view: InstanceView, state: State, now: datetime, zone: tzinfo) -> Ite
             case StepStatus.RUNNING if step.lease_until is not None and step.lease_until < now - OVERDUE:
                 lost = f"its worker {step.worker} was last heard of before {clock(step.lease_until, zone)}"
                 yield step, f"{name} waits for another worker: {lost}.{_nobody_at(step)}{_then(snapshot, state, zone)}"
+            case StepStatus.RUNNING if step.error:
+                doing = f"{name} is being performed by {step.worker} ({tries}) again after: {short(step.error, SAID)}"
+                yield step, f"{doing}{_then(snapshot, state, zone)}"
             case StepStatus.RUNNING:
                 yield step, f"{name} is being performed by {step.worker} ({tries}){_then(snapshot, state, zone)}"
-            case StepStatus.READY if step.ready_at is not None and step.ready_at < now - OVERDUE:
+            case StepStatus.READY if step.ready_at is not None and waits_for_a_worker(step, now):
                 since = span(now - step.ready_at)
                 text = f"{name} waits for a worker since {since}.{_nobody_at(step)}{_then(snapshot, state, zone)}"
                 yield step, text
             case StepStatus.READY:
-                again = f" again after: {short(step.error)}" if step.error else ""
+                again = f" again after: {short(step.error, SAID)}" if step.error else ""
                 yield step, f"{name} is about to begin{again} ({tries}, at {step.place}){_then(snapshot, state, zone)}"
             case StepStatus.WAITING:
                 until = view.silent_at(name)
@@ -75,14 +81,19 @@ def _steps(view: InstanceView, state: State, now: datetime, zone: tzinfo) -> Ite
                 text = f"{name} waits for a person: nobody can tell whether it happened ({why}). Look, then act"
                 yield step, f"{text}{_then(snapshot, state, zone)}"
             case StepStatus.FAILED:
-                yield step, f"{name} failed: {short(step.error or 'no reason was given')}"
+                yield step, f"{name} failed: {short(step.error or 'no reason was given', SAID)}"
             case _:
                 pass
 
 
+def waits_for_a_worker(step: StepRow, now: datetime) -> bool:
+    """Ready for so long that nobody who is at work can be serving its place."""
+    return step.status is StepStatus.READY and step.ready_at is not None and step.ready_at < now - OVERDUE
+
+
 def _nobody_at(step: StepRow) -> str:
-    where = "" if step.place == "local" else f" with RELIGHT_PLACES={step.place}"
-    return f" None serves {step.place}: start `relight serve`{where} there"
+    where = "" if step.place == LOCAL else f"RELIGHT_PLACES={step.place} "
+    return f" None serves {step.place}: start `{where}relight serve` there, on the same database and broker"
 
 
 def _then(snapshot: Snapshot, state: State, zone: tzinfo) -> str:
@@ -114,8 +125,26 @@ def _of_the_state(
         then = state.then or "its deadline passes"
         yield Wait(f"if nobody acts: {then} at {clock(snapshot.deadline_at, zone)}", ways)
     elif needs_a_person(machine, state):
-        why = _failure(snapshot.data)
+        why = _not_started(snapshot.data) or _failure(snapshot.data) or _waived(snapshot.data)
         yield Wait(f"waits for a person, for ever: {state.name}{f' since {why}' if why else ''}", ways)
+
+
+def _not_started(data: Mapping[str, Json]) -> str:
+    """What the system goes on without, and why."""
+    kept = data.get("not_started")
+    words = [f"{name}: {why}" for name, why in kept.items()] if isinstance(kept, dict) else []
+    return f"the start, which left out {short('; '.join(words), SAID)}" if words else ""
+
+
+def _waived(data: Mapping[str, Json]) -> str:
+    """Who said to go on without what, why, and until when."""
+    kept = data.get("waivers")
+    notes = [(name, note) for name, note in kept.items() if isinstance(note, dict)] if isinstance(kept, dict) else []
+    words = (
+        f"{note.get('by')} waived {name} ({note.get('reason')}; to be looked at by {note.get('until')})"
+        for name, note in notes
+    )
+    return short("; ".join(words), SAID)
 
 
 def _failure(data: Mapping[str, Json]) -> str:
@@ -129,4 +158,4 @@ def _failure(data: Mapping[str, Json]) -> str:
     steps = kept.get("steps")
     words = [f"{name}: {error}" for name, error in steps.items()] if isinstance(steps, dict) else []
     words += [str(kept["reason"])] if isinstance(kept.get("reason"), str) else []
-    return f"{kept.get('state')} by {kept.get('by')}" + (f" ({short('; '.join(words), 400)})" if words else "")
+    return f"{kept.get('state')} by {kept.get('by')}" + (f" ({short('; '.join(words), SAID)})" if words else "")

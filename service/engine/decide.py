@@ -28,6 +28,7 @@ from schemas.base import Json
 from schemas.components import OnSilence
 from schemas.events import Act, MetricObserved, OperatorActed, ParticipantAnswered, StepReported, TimerFired
 from service.engine import gate, notices
+from service.engine.places import place_of
 from service.engine.records import merged
 from service.engine.rounds import AGAIN, plan_next
 from service.engine.work import Live, Work
@@ -129,7 +130,7 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
             StepRow(
                 key=StepKey(after.instance, after.entry, step.name),
                 system=after.system,
-                place="local",
+                place=place_of(step, live.system),
                 planned=step,
                 status=StepStatus.READY if step.position == first else StepStatus.PLANNED,
                 state=after.state,

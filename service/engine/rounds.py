@@ -2,6 +2,7 @@
 
 from machines.model import SETTLED, StepStatus
 from machines.plan import plan_round, repeats
+from service.engine.places import place_of
 from service.engine.work import Live, Work
 from service.ports import StepKey, StepRow
 
@@ -35,7 +36,7 @@ def plan_next(work: Work, live: Live, name: str) -> None:
                 StepRow(
                     key=StepKey(after.instance, after.entry, one.name),
                     system=after.system,
-                    place="local",
+                    place=place_of(one, live.system),
                     planned=one,
                     status=StepStatus.READY,
                     state=after.state,

@@ -208,7 +208,7 @@ def _held(snapshot: SystemSnapshot, check: EqualCheck) -> dict[str, dict[str, Js
 
 def _nothing_held(snapshot: SystemSnapshot, check: EqualCheck) -> tuple[Json, Json]:
     """Only a component that was dead before the restart excuses a snapshot without the values."""
-    dead = [name for name, component in snapshot.components.items() if not component.kept and not component.running]
+    dead = [name for name, one in snapshot.components.items() if not one.kept and one.running is False]
     if not dead:
         raise Permanent(f"{check.title}: nobody reported these before the restart, so nothing shows what survived")
     return f"lost before the restart, when {', '.join(dead)} did not run", "nothing to compare"

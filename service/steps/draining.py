@@ -69,16 +69,19 @@ class Drain:
         more = f" and {len(open_) - NAMED} more" if len(open_) > NAMED else ""
         brief, named = ("; ".join(form(one) for one in open_[:NAMED]) + more for form in (_brief, str))
         if row.attempt >= row.planned.attempts:
-            pids = [one.pid for one in open_ if one.pid is not None]
-            hint = f"select pg_terminate_backend({pids[0]})" if pids else "rollback prepared '…'"
             return Permanent(
                 f"transactions are open in {database} after {format_duration(row.planned.timeout)}: {named}. Nothing "
-                f"was ended: let it end, or end it yourself ({hint}), then ask for the restart again"
+                f"was ended: let it end, or end it yourself ({self._end(open_)}), then ask for the restart again"
             )
         share = sum(_share(number, row.planned.attempts) for number in range(row.attempt + 1, row.planned.attempts + 1))
         at = _local(context.clock.now() + row.planned.timeout * share, context.system)
         # The short form and the outlook first: a line on a terminal may be cut.
-        return Retry(f"{brief} blocks; if nobody acts: abort and resume at {at}; it is {named}", AT_ONCE)
+        ends = f"; to end it, in {database}: {self._end(open_)}"
+        return Retry(f"{brief} blocks; if nobody acts: abort and resume at {at}{ends}; it is {named}", AT_ONCE)
+
+    def _end(self, open_: tuple[OpenTransaction, ...]) -> str:
+        pids = [one.pid for one in open_ if one.pid is not None]
+        return f"select pg_terminate_backend({pids[0]})" if pids else "rollback prepared '…'"
 
 
 async def open_transactions(context: StepContext, database: str, watched: float) -> tuple[OpenTransaction, ...]:

@@ -79,9 +79,11 @@ class CheckIdentity:
         )
 
     async def perform(self, context: StepContext) -> Done:
-        """Result: `identities` (system_identifier by database), `stands_on` none of these `components`."""
+        """Result: `identities` (system_identifier by database), `stands_on` none of these `components`. Those on other
+        hosts are looked at there, right before each is stopped."""
         identities: dict[str, Json] = {name: await _identified(context, name) for name in context.system.identity}
-        stopped = [name for name, component in context.system.components.items() if not component.keep]
+        components, here = context.system.components, context.row.place
+        stopped = [name for name, one in components.items() if not one.keep and one.place == here]
         for name in stopped:
             await stand_clear(context, name)
             if not (await context.world.processes.state(process_name(context.system, name))).running:

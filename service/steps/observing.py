@@ -1,5 +1,6 @@
 """Looking at what runs, and nothing else: `component.observe`, `component.confirm_stopped`."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from machines.model import PlannedStep
@@ -7,7 +8,7 @@ from schemas.base import Json
 from schemas.components import OnSilence
 from schemas.system import System
 from service.errors import Retry
-from service.ports import Done, StepContext
+from service.ports import Done, ProcessState, StepContext
 from service.steps.ending import named
 from service.steps.grounds import no_second_copy
 from service.steps.naming import process_name, the_component
@@ -56,23 +57,35 @@ class ConfirmStopped:
         return f"show that {names} ended" + (f" and left no session in {where}" if where else "")
 
     async def perform(self, context: StepContext) -> Done:
-        """Result: `stopped` and `still_running` (names), `databases` looked at. Raises Retry, naming what is left."""
+        """Result: `stopped` and `still_running` (names), `databases` looked at; `unseen`: elsewhere, its stop waived.
+
+        Raises Retry, naming what is left.
+        """
         stopped: list[Json] = []
         allowed: list[Json] = []
+        unseen: list[Json] = []
         for name, component in context.system.components.items():
             if component.keep:
                 continue
-            state = await context.world.processes.state(process_name(context.system, name))
-            if not state.running:
+            if component.place != context.row.place and f"stop:{name}" in context.results:
+                # What its own host saw when it stopped it; from here its processes cannot be looked at.
+                state = _as_seen(context.results[f"stop:{name}"])
+            else:
+                state = await context.world.processes.state(process_name(context.system, name))
+            if state is None:
+                unseen.append(name)
+            elif not state.running:
                 stopped.append(name)
             elif component.on_silence is OnSilence.PROCEED:
                 allowed.append(name)
             else:
                 raise Retry(f"{name} still runs (pid {state.pid}, start time {state.started})", LOOK_AGAIN)
-        left = [line for name in stopped for line in await self._sessions(context, str(name))]
+        left = [line for name in (*stopped, *unseen) for line in await self._sessions(context, str(name))]
         if left:
             raise Retry(f"{len(left)} sessions are left: {'; '.join(left)}", LOOK_AGAIN)
-        return Done({"stopped": stopped, "still_running": allowed, "databases": list(context.system.databases)})
+        elsewhere: dict[str, Json] = {"unseen": unseen} if unseen else {}
+        databases: list[Json] = list(context.system.databases)
+        return Done({"stopped": stopped, "still_running": allowed, **elsewhere, "databases": databases})
 
     async def probe(self, context: StepContext) -> Done | None:
         return None
@@ -84,3 +97,11 @@ class ConfirmStopped:
             lines = await context.world.databases.sessions(dsn, application)
             found += [f"{application} in {database}: {line}" for line in lines]
         return found
+
+
+def _as_seen(result: Mapping[str, Json]) -> ProcessState | None:
+    """A process as the step that stopped it saw it; None when that step was waived."""
+    running, pid, started = result.get("running"), result.get("pid"), result.get("started")
+    if not isinstance(running, bool):
+        return None
+    return ProcessState(running, pid if isinstance(pid, int) else None, started if isinstance(started, int) else None)

@@ -68,16 +68,20 @@ class Seal:
         return None
 
     async def _component(self, context: StepContext, name: str) -> ComponentSnapshot:
-        state = await context.world.processes.state(process_name(context.system, name))
-        flushed = context.results.get(f"flush:{name}", {})
+        component = context.system.components[name]
+        flushed, paused = (context.results.get(f"{step}:{name}", {}) for step in ("flush", "pause"))
+        here = component.place == context.row.place
+        # On another host only its own steps could look; whoever answered there runs.
+        state = await context.world.processes.state(process_name(context.system, name)) if here else None
+        running = state.running if state is not None else paused.get("running", bool(paused or flushed) or None)
         return ComponentSnapshot.model_validate(
             {
                 **{key: flushed[key] for key in ("digest", "where", "bytes", "values") if key in flushed},
-                "kept": context.system.components[name].keep,
-                "running": state.running,
-                "pid": state.pid,
-                "started": state.started,
-                "paused": dict(context.results.get(f"pause:{name}", {})),
+                "kept": component.keep,
+                "running": running,
+                "pid": state.pid if state is not None else paused.get("pid"),
+                "started": state.started if state is not None else paused.get("started"),
+                "paused": dict(paused),
             }
         )
 

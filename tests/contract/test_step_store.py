@@ -134,11 +134,11 @@ async def test_evidence_that_no_column_takes_is_refused_and_the_claim_stays(kept
     await kept.store.finish(row, StepStatus.FAILED, {}, "the ratio is infinite", None, says("failed"))
 
 
-async def test_each_new_attempt_counts_and_waits_for_its_time(kept: Kept) -> None:
+async def test_each_new_attempt_counts_waits_for_its_time_and_keeps_what_went_wrong_before(kept: Kept) -> None:
     await planned(kept, step("pause"))
-    for attempt in (1, 2):
+    for attempt, before in ((1, None), (2, "refused")):
         [row] = await kept.store.claim("w1", ["local"], NOW + attempt * MINUTE, LEASE, 1)
-        assert (row.attempt, row.error) == (attempt, None)
+        assert (row.attempt, row.error) == (attempt, before)
         again = NOW + (attempt + 1) * MINUTE
         await kept.store.finish(row, StepStatus.READY, {}, "refused", again, says("retrying"))
         assert await kept.store.claim("w1", ["local"], NOW + attempt * MINUTE, LEASE, 1) == ()
@@ -298,7 +298,7 @@ async def test_a_retried_step_has_its_full_budget_and_forgets_the_old_answer(kep
     retry = StepChange(step("pause").key, StepStatus.READY, frozenset({StepStatus.FAILED}), NOW, attempt=0)
     await kept.store.commit(owner.batch(step_changes=(retry,)))
     [row] = await claimed(kept)
-    assert (row.attempt, row.answer, row.error) == (1, None, None)
+    assert (row.attempt, row.answer, row.error) == (1, None, "why")
 
 
 async def test_a_step_that_becomes_ready_wakes_the_workers(kept: Kept) -> None:

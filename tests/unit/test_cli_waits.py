@@ -81,11 +81,26 @@ def test_lost_worker_and_unserved_place_are_told_from_work_in_progress() -> None
     unserved = replace(step(StepStatus.READY, ready_at=NOW - timedelta(minutes=1)), place="cluster-a")
     text = said(view(PRESERVING, unserved, deadline_at=DEADLINE))[0]
     assert text == (
-        "pause:calculator waits for a worker since 1m. None serves cluster-a: start `relight serve` with "
-        "RELIGHT_PLACES=cluster-a there; until 02:05:00, then: abort and resume"
+        "pause:calculator waits for a worker since 1m. None serves cluster-a: start `RELIGHT_PLACES=cluster-a relight "
+        "serve` there, on the same database and broker; until 02:05:00, then: abort and resume"
     )
     busy = step(StepStatus.RUNNING, worker="m1:a", lease_until=NOW + timedelta(seconds=5))
     assert said(view(PRESERVING, busy))[0] == "pause:calculator is being performed by m1:a (attempt 1 of 3)"
+    again = replace(busy, error="it is not up yet")
+    assert said(view(PRESERVING, again))[0].endswith("(attempt 1 of 3) again after: it is not up yet")
+
+
+def test_degraded_system_names_what_its_start_left_out_and_what_was_waived() -> None:
+    text = said(view("degraded", data={"not_started": {"reporter": "the old process (pid 7) still runs"}}))[0]
+    assert text == (
+        "waits for a person, for ever: degraded since the start, which left out reporter: the old process (pid 7) "
+        "still runs"
+    )
+    waiver = {"by": "ana", "reason": "it is paused", "until": "2026-03-02T02:00:00+00:00"}
+    text = said(view("degraded", data={"waivers": {"pause:reporter": waiver}}))[0]
+    assert text.endswith(
+        "degraded since ana waived pause:reporter (it is paused; to be looked at by 2026-03-02T02:00:00+00:00)"
+    )
 
 
 def test_due_time_that_nobody_heeds_means_that_nobody_serves() -> None:

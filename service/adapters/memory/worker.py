@@ -53,7 +53,7 @@ class WorkerSide(Doors):
                 worker=worker,
                 lease_until=self._clock.now() + lease,
                 attempt=max(row.attempt, 1) if goes_on else row.attempt + 1,
-                error="interrupted" if interrupted else None,
+                error="interrupted" if interrupted else row.error if row.error != "interrupted" else None,
             )
             claimed.append(mine)
         return in_order(claimed)

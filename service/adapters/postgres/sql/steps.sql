@@ -28,7 +28,8 @@ UPDATE relight.steps s SET
     -- An interrupted attempt goes on, and an answer belongs to the attempt that asked: neither begins anew.
     attempt = CASE WHEN f.old_status = 'running' OR f.old_answer IS NOT NULL
         THEN greatest(s.attempt, 1) ELSE s.attempt + 1 END,
-    error = CASE WHEN f.old_status = 'running' THEN 'interrupted' END
+    -- What went wrong before stays to be read while it is tried again.
+    error = CASE WHEN f.old_status = 'running' THEN 'interrupted' ELSE nullif(s.error, 'interrupted') END
 FROM free f
 WHERE s.instance = f.instance AND s.entry = f.entry AND s.name = f.name
 RETURNING s.*;
