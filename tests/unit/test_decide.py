@@ -316,6 +316,14 @@ def test_a_person_waives_a_step_that_nobody_can_tell_about() -> None:
     assert desk.live.snapshot.data["waivers"]["pause:reporter"]["by"] == "ana"
 
 
+def test_state_whose_time_is_over_names_what_nobody_took_up() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.fire("deadline")
+    failure = desk.live.snapshot.data["failure"]
+    assert failure["steps"] == {"identify": "nobody took it up in time: does a `relight serve` serve local?"}
+
+
 def waits(desk: Desk) -> list[dict[str, object]]:
     envelopes = [CloudEvent.model_validate_json(m.body) for m in desk.work.batch(0, Token(1), ()).outbox]
     return [dict(e.data) for e in envelopes if e.type == "relight.wait"]
