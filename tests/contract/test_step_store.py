@@ -341,6 +341,7 @@ async def test_counts_say_what_waits(kept: Kept) -> None:
         "undelivered": 0,
         "dead": 0,
         "timers": 1,
+        "held": 0,
         "steps_ready": 1,
         "steps_running": 1,
         "steps_planned": 1,
