@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ import aio_pika
 import asyncpg
 import psutil
 import pytest
+import pytest_asyncio
 import yaml
 
 from schemas.base import Json
@@ -41,6 +41,8 @@ from service.ports import SILENT, Waiting
 from tests.example import without_research
 from tests.performing import Bench
 from tests.servers import reachable_directory, unique
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "metrics"
 EQUAL = ("trades", "last_trade", "win_rate", "pnl", "sharpe")
@@ -112,6 +114,16 @@ class Example:
         await self.processes.tell(name, "KILL")
         assert not (await self.processes.wait_stopped(name, timedelta(seconds=10))).running
 
+    async def end(self, *names: str) -> None:
+        """In order if they can, else at once."""
+        for name in names:
+            with contextlib.suppress(Retry):
+                await self.processes.tell(f"metrics.{name}", "TERM")
+        for name in names:
+            state = await self.processes.wait_stopped(f"metrics.{name}", timedelta(seconds=15))
+            if state.running:
+                await self.processes.tell(f"metrics.{name}", "KILL")
+
     async def take_down(self) -> None:
         """Pause, flush, seal, verify, stop, confirm: as the lifecycle plans them."""
         bench = self.bench
@@ -144,7 +156,7 @@ class Example:
         return started
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def broker_url(rabbit_server: RabbitServer) -> AsyncIterator[tuple[str, str]]:
     """A vhost: the administrator's URL, and that of a user with no more rights than a component gets."""
     vhost = unique("example")
@@ -162,8 +174,18 @@ async def broker_url(rabbit_server: RabbitServer) -> AsyncIterator[tuple[str, st
     await rabbit_server.delete_user(CALCULATOR)
 
 
-@pytest.fixture
-async def example(broker_url: tuple[str, str]) -> AsyncIterator[Example]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def example(place: Example) -> AsyncIterator[Example]:
+    """The database goes on from test to test, for making it takes long; whoever works on it begins anew."""
+    bench, system = place.bench, place.bench.system
+    yield place
+    await place.end("reporter", "calculator")
+    bench.system, bench.state, bench.entry = system, "starting_up.verifying", bench.entry + 1
+    bench.data, bench.results = {}, {}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(broker_url: tuple[str, str]) -> AsyncIterator[Example]:
     admin, own = broker_url
     with reachable_directory() as place:
         folder = place / "metrics"
@@ -194,22 +216,17 @@ async def example(broker_url: tuple[str, str]) -> AsyncIterator[Example]:
                 programs=LocalPrograms(),
                 secrets=References({"RELIGHT_USERS": str(users)}),
             )
+            made = Example(Bench(system, world, SystemClock(), answers.wait), processes, answers, folder)
             try:
-                yield Example(Bench(system, world, SystemClock(), answers.wait), processes, answers, folder)
+                yield made
             finally:
-                for name in ("reporter", "calculator", "trading-server"):
-                    with contextlib.suppress(Retry):
-                        await processes.tell(f"metrics.{name}", "TERM")
-                for name in ("reporter", "calculator", "trading-server"):
-                    state = await processes.wait_stopped(f"metrics.{name}", timedelta(seconds=15))
-                    if state.running:
-                        await processes.tell(f"metrics.{name}", "KILL")
+                await made.end("reporter", "calculator", "trading-server")
                 await connection.close()
 
 
 async def test_flushed_metrics_are_the_same_after_a_restart(example: Example) -> None:
     started = await example.start()
-    assert all(evidence["adopted"] is False for evidence in started.values() if "adopted" in evidence)
+    assert started["reporter"]["adopted"] is False
     await example.counted(8)
     before = {name: state.pid for name in ("trading-server", "calculator") if (state := await _state(example, name))}
     await example.take_down()
@@ -289,7 +306,7 @@ async def test_lower_token_and_expired_command_are_refused(example: Example) -> 
     await example.start()
     bench = example.bench
     bench.token = 1000
-    await example.values()
+    await example.perform("participant.resume", "calculator")
     bench.token = 10
     bench.entry += 1
     with pytest.raises(Permanent, match=r"token 11 is lower than 10\d\d"):
@@ -369,15 +386,16 @@ async def test_component_that_cannot_start_is_shown_with_its_status_and_last_wor
         update={"process": [sys.executable, "-c", "import os; raise SystemExit('no: ' + os.environ['TRADING_DSN'])"]}
     )
     example.bench.system = system.model_copy(update={"components": {**system.components, "calculator": broken}})
-    with pytest.raises(Retry, match=r"calculator ended right after its start \(exit status 1\).*no: \*\*\*"):
+    with pytest.raises(Retry, match=r"(?s)calculator ended right after its start \(exit status 1\).*no: \*\*\*"):
         await example.perform("component.start", "calculator", timeout=20)
 
 
-def test_trades_are_the_same_every_time_and_many() -> None:
-    code = "from metrics.prices import history; h = history(); print(len(h), hash(h) if 0 else repr(h[-1]))"
-    runs = [subprocess.run([sys.executable, "-c", code], cwd=EXAMPLE, capture_output=True, check=True) for _ in "ab"]
-    assert runs[0].stdout == runs[1].stdout
-    assert int(runs[0].stdout.split()[0]) > 300
+async def test_trades_are_the_same_every_time_and_many() -> None:
+    code = "from metrics.prices import history; h = history(); print(len(h), repr(h[-1]))"
+    run = LocalPrograms().run
+    runs = [await run([sys.executable, "-c", code], os.environ, str(EXAMPLE), timedelta(seconds=30)) for _ in "ab"]
+    assert runs[0] == runs[1]
+    assert int(runs[0][1].split()[0]) > 300
 
 
 async def _state(example: Example, name: str) -> Any:
