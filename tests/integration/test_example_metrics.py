@@ -242,7 +242,7 @@ async def test_flushed_metrics_are_the_same_after_a_restart(example: Example) ->
     assert after["calculator"] != before["calculator"]
     values = flushed["values"]
     assert isinstance(values, dict)
-    grown = await example.counted(int(values["trades"]) + 3)
+    grown = await example.counted(int(str(values["trades"])) + 3)
     # Without a gap: as many more trades as ids.
     assert grown["trades"] - values["trades"] == grown["last_trade"] - values["last_trade"]
     assert grown["last_trade"] >= booked
