@@ -92,7 +92,8 @@ class FileStorage:
 def _path(url: str) -> Path:
     parts = urlsplit(url)
     path = Path(unquote(parts.path))
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path.is_absolute():
+    ours = parts.scheme == "file" and parts.netloc in ("", "localhost")
+    if not ours or not path.is_absolute() or "\0" in str(path):
         raise Permanent(f"{url!r} is no place for documents here; it is written file:///an/absolute/path")
     return path
 

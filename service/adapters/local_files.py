@@ -34,6 +34,8 @@ class LocalFiles:
 
 
 async def _within(path: str, work: Callable[[], T]) -> T:
+    if "\0" in path:
+        raise Permanent(f"{path!r} is no path: it holds a NUL character")
     try:
         async with asyncio.timeout(WITHIN):
             return await asyncio.to_thread(work)

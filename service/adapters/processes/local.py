@@ -51,6 +51,8 @@ class SupervisedProcesses:
         """Starts it unless it runs. Raises Permanent when the program cannot be run, Retry when nobody answers, or when
         what runs was told to end."""
         home = self._folder(name)
+        if any("\0" in text for text in (*command, *environment, *environment.values(), folder)):
+            raise Permanent(f"{name} could not be started: its arguments, environment or folder hold a NUL character")
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         given = {**base_environment(), **environment}
         order = {"name": name, "command": list(command), "environment": given, "folder": folder}
