@@ -151,7 +151,9 @@ class ObservingService(Service):
     async def _observe(self, world: World, name: str, asked: Asked | None) -> None:
         system = self._systems[name]
         request = Request(asked.event_id, asked.user, asked.at, asked.reasons) if asked is not None else None
-        seen = await observe(system, route(LIFECYCLE, system), ACTIONS, world, self._clock, request)
+        seen = await observe(
+            system, route(LIFECYCLE, system), ACTIONS, world, self._clock, request, self._settings.engine.places
+        )
         log.info("observer.looked", system=name, summary=seen.summary, asked=request is not None)
         answers = asked.event_id if asked is not None else None
         self._observing.take(Page(name, markdown(seen), as_json(seen), seen.summary, answers))

@@ -74,6 +74,12 @@ async def foresee(context: StepContext, does: str) -> Foreseen:
     return Foreseen(row.state, row.key.name, does, outlook, context.world.secrets.hide(words), evidence)
 
 
+def elsewhere(context: StepContext, does: str, place: str) -> Foreseen:
+    """The outlook of a step that belongs to another host: from here it has none."""
+    words = f"it belongs to {place}, which is not looked at from here"
+    return Foreseen(context.row.state, context.row.key.name, does, Outlook.UNKNOWN, words, {})
+
+
 async def _answer(context: StepContext) -> Answer:
     action = context.row.planned.action
     look = LOOKS.get(action)

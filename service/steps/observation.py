@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from machines.model import InstanceId, PlannedStep, StepStatus
 from machines.plan import Leg
 from schemas.base import Json
+from schemas.components import LOCAL
 from schemas.system import System
 from service.errors import StepError
 from service.ports import Action, Clock, StepContext, StepKey, StepRow, Token, World
-from service.steps.foreseeing import Foreseen, Outlook, foresee, planned_as
+from service.steps.foreseeing import Foreseen, Outlook, elsewhere, foresee, planned_as
 from service.steps.naming import folder, process_name
 
 MCP_WITHIN = timedelta(seconds=8)
@@ -80,8 +81,10 @@ async def observe(
     world: World,
     clock: Clock,
     request: Request | None = None,
+    places: Sequence[str] = (LOCAL,),
 ) -> Observation:
-    """Looks at everything once. `legs` is the very way that a restart would go; `world` must refrain from changes."""
+    """Looks at everything once. `legs` is the very way that a restart would go; `world` must refrain from changes.
+    `places`: whose steps can be looked at from here."""
     began = clock.now()
     known: dict[str, Foreseen] = {}
     steps: list[Foreseen] = []
@@ -90,10 +93,12 @@ async def observe(
             context = _context(system, step, leg.state.name, world, clock)
             key = repr(planned_as(step))
             if key not in known:
-                known[key] = await foresee(context, actions[step.action].plan(step, system))
+                does = actions[step.action].plan(step, system)
+                place = system.components[step.component].place if step.component is not None else LOCAL
+                known[key] = await foresee(context, does) if place in places else elsewhere(context, does, place)
             same = known[key]
             steps.append(Foreseen(leg.state.name, step.name, same.does, same.outlook, same.words, same.evidence))
-    components = tuple([await _seen(system, name, world) for name in system.components])
+    components = tuple([await _seen(system, name, world, places) for name in system.components])
     mcp = {name: await _tools(system, name, world) for name in system.mcp}
     statuses = {leg.state.name: leg.state.status for leg in legs}
     return Observation(
@@ -117,8 +122,10 @@ def _context(system: System, step: PlannedStep, state: str, world: World, clock:
     return StepContext(row, system, {}, {}, world, clock)
 
 
-async def _seen(system: System, name: str, world: World) -> Seen:
+async def _seen(system: System, name: str, world: World, places: Sequence[str]) -> Seen:
     whole, component = process_name(system, name), system.components[name]
+    if component.place not in places:
+        return Seen(name, None, problem=f"it runs on {component.place}, which is not looked at from here")
     try:
         state = await world.processes.state(whole)
         pids = await world.processes.strangers(whole, component.process, folder(system, component))

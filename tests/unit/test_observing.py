@@ -216,6 +216,15 @@ async def test_component_that_does_not_run_and_one_that_somebody_else_started_ar
     assert (seen["server"].foreign, seen["server"].pid) == (False, 1001)
 
 
+async def test_component_of_another_host_is_not_said_to_be_down() -> None:
+    components = {**SHOP["components"], "far": {"process": ["far"], "host": "m2"}}  # type: ignore[dict-item]
+    seen = await look(await running(components=components))
+    (far,) = (one for one in seen.components if one.component == "far")
+    assert (far.pid, far.problem) == (None, "it runs on m2, which is not looked at from here")
+    assert step(seen, "stop:far").outlook is Outlook.UNKNOWN
+    assert "stop:far" not in seen.summary
+
+
 async def test_failing_check_and_other_server_are_in_the_way() -> None:
     shop = await running(identity={"orders": "1"})
     shop.memory.databases.answers["select fresh"] = False
