@@ -24,7 +24,7 @@ components:
   worker:
     process: [sleep, "1000"]
     participant: {pause: {signal: CONT}, resume: {signal: CONT}, report: {command: [echo, "{}"]}}
-restart: {notice: {lead: 4s}}
+restart: {notice: {lead: 2s}}
 verify:
   - {roundtrip: worker}
 """
