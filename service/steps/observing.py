@@ -57,7 +57,8 @@ class ConfirmStopped:
         return f"show that {names} ended" + (f" and left no session in {where}" if where else "")
 
     async def perform(self, context: StepContext) -> Done:
-        """Result: `stopped` and `still_running` (names), `databases` looked at; `unseen`: elsewhere, its stop waived.
+        """Result: `stopped` and `still_running` (names), `databases` looked at; `unseen`: elsewhere, its stop waived;
+        `away`: why a database was not looked at, by its name.
 
         Raises Retry, naming what is left.
         """
@@ -80,23 +81,38 @@ class ConfirmStopped:
                 allowed.append(name)
             else:
                 raise Retry(f"{name} still runs (pid {state.pid}, start time {state.started})", LOOK_AGAIN)
-        left = [line for name in (*stopped, *unseen) for line in await self._sessions(context, str(name))]
+        left, away = await self._left(context, [str(name) for name in (*stopped, *unseen)])
         if left:
             raise Retry(f"{len(left)} sessions are left: {'; '.join(left)}", LOOK_AGAIN)
         elsewhere: dict[str, Json] = {"unseen": unseen} if unseen else {}
-        databases: list[Json] = list(context.system.databases)
+        elsewhere |= {"away": away} if away else {}
+        databases: list[Json] = [database for database in context.system.databases if database not in away]
         return Done({"stopped": stopped, "still_running": allowed, **elsewhere, "databases": databases})
 
     async def probe(self, context: StepContext) -> Done | None:
         return None
 
-    async def _sessions(self, context: StepContext, name: str) -> list[str]:
-        application, found = process_name(context.system, name), []
-        for database, spec in context.system.databases.items():
-            dsn = context.world.secrets.resolve(spec.url, context.system.folder)
-            lines = await context.world.databases.sessions(dsn, application)
-            found += [f"{application} in {database}: {line}" for line in lines]
-        return found
+    async def _left(self, context: StepContext, names: list[str]) -> tuple[list[str], dict[str, Json]]:
+        """The sessions that are left, and why a database was not looked at, by its name."""
+        left: list[str] = []
+        away: dict[str, Json] = {}
+        for database in context.system.databases:
+            try:
+                for name in names:
+                    left += await self._sessions(context, database, name)
+            except Retry as error:
+                # The server may have ended with what ran it, and its sessions with it: only the start brings it back,
+                # and waits for it. Halting here would leave the system down, and each retry would halt here again.
+                if context.row.attempt < context.row.planned.attempts:
+                    raise Retry(str(error), LOOK_AGAIN) from error
+                away[database] = str(error)
+        return left, away
+
+    async def _sessions(self, context: StepContext, database: str, name: str) -> list[str]:
+        application = process_name(context.system, name)
+        dsn = context.world.secrets.resolve(context.system.databases[database].url, context.system.folder)
+        lines = await context.world.databases.sessions(dsn, application)
+        return [f"{application} in {database}: {line}" for line in lines]
 
 
 def _as_seen(result: Mapping[str, Json]) -> ProcessState | None:

@@ -80,6 +80,8 @@ class Tell:
         state = await context.world.processes.state(whole)
         if not state.running and self.command in HELD_BY_A_PROCESS:
             return Done({"running": False, "detail": "it does not run: nothing is in its memory", **named(state)})
+        if not state.running and self.command is Command.RESUME:
+            raise Permanent(f"{name} does not run, so nothing resumes it; its start is a person's decision now")
         match self._way(component):
             case "amqp":
                 return await self._ask(context, name)

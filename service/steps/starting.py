@@ -122,6 +122,11 @@ class Start:
                         await context.world.databases.value(dsn, "select 1", DATABASE_WITHIN)
                 break
             except StepError as error:
+                if (gone := await self._gone(context, component)) is not None:
+                    raise Permanent(
+                        f"{name} was not started: {gone}, which it needs, ended after its own start ({error}). "
+                        f"Look at the log of {gone}; a retry of {context.row.key.instance} starts both"
+                    ) from error
                 if context.clock.monotonic() >= end:
                     raise Retry(f"{name} was not started, because what it needs is not there: {error}") from error
             await context.clock.sleep(LOOK_AGAIN)
@@ -129,6 +134,15 @@ class Start:
         given |= await self._state_to_load(context, name)
         whole = process_name(context.system, name)
         return await context.world.processes.start(whole, component.process, given, folder(context.system, component))
+
+    async def _gone(self, context: StepContext, component: Component) -> str | None:
+        """A component that was started before this one, is needed by it and runs no more."""
+        for need in component.needs:
+            if need in context.system.components:
+                state = await context.world.processes.state(process_name(context.system, need))
+                if not state.running:
+                    return need
+        return None
 
     async def _state_to_load(self, context: StepContext, name: str) -> Mapping[str, str]:
         snapshot = await sealed(context)

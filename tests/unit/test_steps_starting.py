@@ -60,15 +60,28 @@ async def test_component_that_loaded_nothing_is_permanent(shop: Shop) -> None:
 
 async def test_component_waits_for_the_database_it_needs() -> None:
     shop = Shop()
-    shop.memory.databases.away = True
+    await shop.perform("component.start", "server")
+    shop.memory.databases.away, began = True, shop.time.passed
     with pytest.raises(Retry, match="what it needs is not there: the database is away"):
         await shop.perform("component.start", "counter", timeout=10)
-    assert shop.memory.processes.starts == {}
-    assert 8 <= shop.time.passed < 10
+    assert "shop.counter" not in shop.memory.processes.starts
+    assert 8 <= shop.time.passed - began < 10
+
+
+async def test_component_does_not_wait_for_the_database_of_one_that_ended() -> None:
+    shop = Shop()
+    await shop.perform("component.start", "server")
+    shop.memory.processes.crash("shop.server")
+    shop.memory.databases.away, began = True, shop.time.passed
+    with pytest.raises(Permanent, match=r"server, which it needs, ended after its own start \(the database is away"):
+        await shop.perform("component.start", "counter", timeout=10)
+    assert "shop.counter" not in shop.memory.processes.starts
+    assert shop.time.passed - began < 1
 
 
 async def test_secret_that_is_not_written_yet_is_waited_for() -> None:
     shop = Shop()
+    await shop.perform("component.start", "server")
     del shop.memory.secrets.values["env:ORDERS"]
     with pytest.raises(Retry, match="env:ORDERS is missing"):
         await shop.perform("component.start", "counter", timeout=10)
@@ -180,6 +193,17 @@ async def test_down_is_confirmed_only_without_processes_and_sessions(shop: Shop)
     shop.memory.databases.open_sessions.clear()
     result = await shop.perform("component.confirm_stopped")
     assert result == {"stopped": ["counter", "printer"], "still_running": [], "databases": ["orders"]}
+
+
+async def test_down_is_confirmed_without_a_database_that_ended_with_its_server(shop: Shop) -> None:
+    for name in ("counter", "printer"):
+        await shop.perform("component.stop", name)
+    shop.memory.databases.away = True
+    with pytest.raises(Retry, match="away"):
+        await shop.perform("component.confirm_stopped", attempt=4, attempts=5)
+    result = await shop.perform("component.confirm_stopped", attempt=5, attempts=5)
+    assert (result["stopped"], result["databases"]) == (["counter", "printer"], [])
+    assert result["away"] == {"orders": "the database is away"}
 
 
 async def test_component_that_may_be_passed_over_is_recorded_as_running(shop: Shop) -> None:
