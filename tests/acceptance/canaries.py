@@ -75,8 +75,10 @@ def sightings(canaries: Iterable[Canary], texts: Mapping[str, str]) -> list[str]
 class Watcher:
     """Looks at every process of this machine, over and over: argument lists and environments. A context; a thread."""
 
-    def __init__(self, canaries: Iterable[Canary]) -> None:
+    def __init__(self, canaries: Iterable[Canary], seen: Path | None = None) -> None:
+        """`seen`: a folder in which a file is made with the name of each program that was looked at."""
         self._kinds = {trace.encode(): canary.kind for canary in canaries for trace in canary.traces()}
+        self._seen = seen
         self._any = re.compile(b"|".join(map(re.escape, self._kinds)))
         self.arguments: set[str] = set()
         """`kind in program …` of each canary that stood in an argument list."""
@@ -111,6 +113,8 @@ class Watcher:
         self.arguments |= {f"{self._kinds[trace]} in {program}" for trace in self._any.findall(arguments)}
         for trace in self._any.findall((process / "environ").read_bytes()):
             self.holders[self._kinds[trace]].add(program)
+        if self._seen is not None and program and "/" not in program:
+            (self._seen / program).touch()
 
 
 def named(arguments: bytes) -> str:

@@ -51,15 +51,16 @@ PLANTED = Canary.make("planted by hand")
 
 LOUD_DUMP = """#!/bin/sh
 [ "$1" = --version ] && exec "$REAL/pg_dump" "$@"
-# Long enough to be looked at by whoever watches the processes.
-sleep 0.3
+# Whoever watches the processes has to look at this one, too.
+n=0; while [ ! -e "$HERE/seen/pg_dump" ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n + 1)); done
 if [ -e "$HERE/loud" ]; then
     echo "pg_dump: could not connect with $PGPASSWORD ($PGUSER:$PGPASSWORD@$PGHOST)" >&2; env >&2; exit 1
 fi
 exec "$REAL/pg_dump" "$@"
 """
 SLOW_RESTORE = """#!/bin/sh
-[ "$1" = --version ] || sleep 0.3
+[ "$1" = --version ] && exec "$REAL/pg_restore" "$@"
+n=0; while [ ! -e "$HERE/seen/pg_restore" ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n + 1)); done
 exec "$REAL/pg_restore" "$@"
 """
 
@@ -135,7 +136,7 @@ class Cage(House):
         self.keep("pause", f"http://127.0.0.1:{echo.server_address[1]}/pause?key={its['http url'].token}")
         self.keep("header", f"Bearer {its['http header'].token}")
         programs = self.folder / "programs"
-        programs.mkdir()
+        (programs / "seen").mkdir(parents=True)
         real = postgres_programs()
         for program in real.iterdir():
             (programs / program.name).symlink_to(program)
@@ -308,7 +309,7 @@ async def left(databases: Databases, rabbit_server: RabbitServer) -> AsyncIterat
         stack.push_async_callback(cage.end)
         await cage.move_in(rabbit_server, name)
         watching = stack.enter_context(contextlib.ExitStack())
-        watcher = watching.enter_context(Watcher(canaries.values()))
+        watcher = watching.enter_context(Watcher(canaries.values(), folder / "programs/seen"))
         made = Left(cage, watcher, post, web, echo, endpoint)  # type: ignore[arg-type]
         await cage.start()
         await cage.give_password()
@@ -327,7 +328,6 @@ async def _goes_well(cage: Cage, heard: Heard) -> None:
     mark = len(heard.notes)
     await cage.say("svc-deploy", "restart.requested", {"reason": "a new release"})
     await heard.until("up again", entered("operational"), mark)
-    assert "restarted" not in heard.errors(mark)
     assert "starting_up.restoring" in heard.moves(mark), heard.tell(mark)
 
 
