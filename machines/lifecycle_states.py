@@ -35,6 +35,9 @@ BEFORE_PAUSE = (At.AWAITING_APPROVAL, At.NOTIFYING)
 BEFORE_NO_RETURN = (*BEFORE_PAUSE, At.PRESERVING)
 AFTER_NO_RETURN = (At.SHUTTING_DOWN, At.INITIALIZING, At.VERIFYING, At.RESTORING)
 
+PRUNING = timedelta(minutes=1)
+"""How long deleting the backups of one database that are too old may take; what is left is deleted the next time."""
+
 OBSERVING = timedelta(minutes=5)
 """How long the first look at a system may take; looking changes nothing, so giving up costs nothing."""
 
@@ -59,9 +62,12 @@ def _announced_at_the_latest(system: System, data: Mapping[str, Json], now: date
 
 
 def _backing_up(system: System, when: str) -> timedelta:
-    """What the backups may take where they are made then: each is made, verified and restored in a test."""
+    """What the backups may take where they are made then: each is made, verified and restored in a test, and what is
+    too old is deleted."""
     backup = system.restart.backup
-    return backup.within * 3 * len(backup.databases) if backup is not None and backup.when == when else timedelta(0)
+    if backup is None or backup.when != when:
+        return timedelta(0)
+    return (backup.within * 3 + PRUNING) * len(backup.databases)
 
 
 def _preserved(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
@@ -90,7 +96,9 @@ def _verified(system: System, data: Mapping[str, Json], now: datetime) -> dateti
 
 
 def _restored(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    return now + system.restart.answer_within * len(system.components) + GRACE
+    backup = system.restart.backup
+    pruning = PRUNING * len(backup.databases) if backup is not None and _prunes_after(system) else timedelta(0)
+    return now + system.restart.answer_within * len(system.components) + pruning + GRACE
 
 
 def _for_whom(severity: str, occasion: str, delivery: str = "best_effort") -> Mapping[str, Json]:
@@ -132,6 +140,14 @@ def _backup_before(system: System) -> bool:
 
 def _backup_after(system: System) -> bool:
     return system.restart.backup is not None and system.restart.backup.when == "after_flush"
+
+
+def _prunes_before(system: System) -> bool:
+    return _backup_before(system) and system.restart.backup is not None and system.restart.backup.keep != "all"
+
+
+def _prunes_after(system: System) -> bool:
+    return _backup_after(system) and system.restart.backup is not None and system.restart.backup.keep != "all"
 
 
 def _soaks(system: System) -> bool:
@@ -199,6 +215,7 @@ STATES = (
                 "verify_backup", "postgres.verify_backup", Each.BACKUP, limit="backup", attempts=2, when=_backup_before
             ),
             Step("restore_test", "postgres.restore_test", Each.BACKUP, limit="backup", attempts=2, when=_backup_before),
+            Step("prune", "postgres.prune", Each.BACKUP, timeout=PRUNING, optional=True, when=_prunes_before),
         ),
         # Nothing is paused during the notice: who has work for the system need not wait yet.
         passes=True,
@@ -222,6 +239,7 @@ STATES = (
             ),
             Step("backup", "postgres.backup", Each.BACKUP, limit="backup", when=_backup_after),
             Step("verify_backup", "postgres.verify_backup", Each.BACKUP, limit="backup", when=_backup_after),
+            Step("restore_test", "postgres.restore_test", Each.BACKUP, limit="backup", when=_backup_after),
             Step("seal", "snapshot.seal", attempts=3),
             Step("verify_snapshot", "snapshot.verify", attempts=3),
         ),
@@ -291,6 +309,8 @@ STATES = (
             ),
             RELEASE,
             Step("complete", "notice.tell", attempts=3, arguments=_up_again),
+            # Not while the system is down.
+            Step("prune", "postgres.prune", Each.BACKUP, timeout=PRUNING, optional=True, when=_prunes_after),
             REPORT,
         ),
     ),

@@ -53,13 +53,15 @@ class Notice(Closed):
 
 class Backup(Closed):
     """How a restart backs databases up before it stops anything. A backup that was restored in a test less than
-    `reuse_within` ago is reused. `floor`: a smaller dump is no backup (bytes)."""
+    `reuse_within` ago is reused. `floor`: a smaller dump is no backup (bytes). `keep`: how many that were restored in a
+    test stay in storage; `all`: nothing is ever deleted."""
 
     databases: Annotated[list[Name], Field(min_length=1)]
     when: Literal["before_pause", "after_flush"] = "before_pause"
     reuse_within: Duration = timedelta(0)
     floor: Annotated[int, Field(ge=1)] = 1000
     within: Duration = timedelta(minutes=30)
+    keep: Annotated[int, Field(ge=1)] | Literal["all"] = 7
 
 
 class Limits(Closed):

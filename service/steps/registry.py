@@ -10,6 +10,7 @@ from service.steps.grounds import CheckIdentity
 from service.steps.notice import Tell as TellPeople
 from service.steps.observing import ConfirmStopped, Observe
 from service.steps.participants import Flush, Tell
+from service.steps.pruning import Prune
 from service.steps.releasing import Release
 from service.steps.renewing import Renew
 from service.steps.reporting import Report
@@ -34,6 +35,7 @@ def build() -> dict[str, Action]:
         BackUp(),
         VerifyBackup(),
         RestoreTest(),
+        Prune(),
         Disconnect(),
         Seal(),
         Verify(),

@@ -209,7 +209,7 @@ def _deliveries(run: Run) -> Iterator[str]:
 
 def _backups(run: Run) -> Iterator[str]:
     for step in run.steps:
-        if step.line in ("backup", "verify_backup", "restore_test"):
+        if step.line in ("backup", "verify_backup", "restore_test", "prune"):
             yield f"- {step.name} {step.status.value}: {_cell(_value(step))}"
 
 

@@ -138,3 +138,20 @@ def test_each_component_line_expands_in_both_directions() -> None:
 
     assert one(Each.COMPONENT) == one(Each.COMPONENT_REVERSED)[::-1]
     assert one(Each.SYSTEM) == ["look"]
+
+
+def test_backup_after_the_flush_is_restored_in_a_test_before_the_point_of_no_return() -> None:
+    backup = {"databases": ["trading"], "when": "after_flush", "within": "20m"}
+    storage = {"state": "file:///state", "backups": "file:///backups"}
+    system = metrics_system(restart={"backup": backup}, storage=storage)
+    lines = [step.name for step in plan(LIFECYCLE, At.PRESERVING, system, {})]
+    after = lines[lines.index("flush:calculator") :]
+    made = [f"{line}:trading" for line in ("backup", "verify_backup", "restore_test")]
+    assert after == ["flush:calculator", *made, "seal", "verify_snapshot"]
+    _, deadline = waits(LIFECYCLE.state(At.PRESERVING), system, {}, NOON)
+    assert deadline is not None
+    assert deadline >= NOON + timedelta(hours=1)
+    # What is too old is deleted when the system is up again, and never where the file keeps all.
+    assert "prune:trading" in [step.name for step in plan(LIFECYCLE, At.RESTORING, system, {})]
+    kept = metrics_system(restart={"backup": {**backup, "keep": "all"}}, storage=storage)
+    assert "prune:trading" not in [step.name for step in plan(LIFECYCLE, At.RESTORING, kept, {})]
