@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from machines.evidence import record
 from machines.model import Asks, InstanceId, Machine, PlannedStep, State, StepStatus
+from schemas.base import Json
 from schemas.components import OnSilence
 from schemas.events import Act
 
@@ -36,9 +38,25 @@ class WayOut:
         return f'{shlex.join(words)} --reason "WHY"'
 
 
-def ways_out(machine: Machine, state: str, steps: Mapping[str, StepStatus]) -> tuple[WayOut, ...]:
-    """Everything a person may do in `state` with its `steps` as they stand: single steps first, then the instance."""
-    return (*_of_steps(steps), *_of_instance(machine, state))
+def ways_out(
+    machine: Machine, state: str, steps: Mapping[str, StepStatus], data: Mapping[str, Json] | None = None
+) -> tuple[WayOut, ...]:
+    """Everything a person may do in `state` with its `steps` as they stand: single steps first, then the instance.
+
+    `data` is what the instance remembers.
+    """
+    ahead = (
+        WayOut(Act.WAIVE, f"the next retry goes on without {name}, and does not end operational", name)
+        for name in waived_ahead(machine, state, data or {})
+    )
+    return (*_of_steps(steps), *ahead, *_of_instance(machine, state))
+
+
+def waived_ahead(machine: Machine, state: str, data: Mapping[str, Json]) -> tuple[str, ...]:
+    """The steps that led to this rest and may be waived for the retry that leads on from it, by their names."""
+    if not machine.state(state).resting or not any(way.act is Act.RETRY for way in _of_instance(machine, state)):
+        return ()
+    return tuple(name for name in record(record(data, "failure"), "steps") if name not in record(data, "waivers"))
 
 
 def way_of(step: str, status: StepStatus) -> tuple[WayOut, ...]:

@@ -16,6 +16,7 @@ ONE_RESTART = (
     "baseline",
     "system_snapshot",
     "digests",
+    "flushed",
     "down_since",
     "paused_until",
     "failure",
@@ -90,9 +91,11 @@ def note_baseline(facts: Facts) -> Mapping[str, Json]:
 def note_no_return(facts: Facts) -> Mapping[str, Json]:
     sealed = step_of(facts, "seal")
     digests = {s.planned.component or "": text(s.result, "digest") for s in steps_of(facts, "flush")}
+    places: dict[str, Json] = {s.planned.component or "": text(s.result, "where") for s in steps_of(facts, "flush")}
     return {
         "system_snapshot": {key: text(sealed.result, key) for key in ("url", "sha256")} if sealed else None,
         "digests": {name: digest for name, digest in digests.items() if digest},
+        "flushed": {name: where for name, where in places.items() if where and digests.get(name)},
         "down_since": facts.now.isoformat(),
     }
 

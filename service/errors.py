@@ -52,6 +52,14 @@ class Retry(StepError):
         self.after = after
 
 
+class Full(Retry):
+    """There is no room where something was to be written. `free`: bytes that ordinary users have left there."""
+
+    def __init__(self, why: str, free: int) -> None:
+        super().__init__(why)
+        self.free = free
+
+
 class Permanent(StepError):
     """Trying again would not help."""
 

@@ -32,9 +32,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def mcp_server(*tools: str, token: str = "") -> AsyncIterator[McpProcess]:
-    """A server that lists `tools`, answering already."""
-    port = free_port()
+async def mcp_server(*tools: str, token: str = "", port: int | None = None) -> AsyncIterator[McpProcess]:
+    """A server that lists `tools`, answering already; at `port`, or at one that is free."""
+    port = port or free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from service.errors import Missing, Permanent, RelightError, Retry
+from service.errors import Full, Missing, Permanent, RelightError, Retry
 from service.ports import Stored
 
 LARGEST = 1 << 30
@@ -19,6 +20,7 @@ NOT_TO_BE_MENDED = (PermissionError, FileNotFoundError, FileExistsError, IsADire
 """What only a person can change; everything else (disk full, mount away) may be over at the next attempt."""
 WITHIN = 120.0
 """Seconds for one document or one part of a stream; a disk or a mount that hangs must not hold a step for ever."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 PART = 1 << 20
 """Bytes of a stream that are read at a time."""
 
@@ -29,9 +31,14 @@ class FileStorage:
     """Documents on this machine's file systems, by absolute path."""
 
     async def write(self, url: str, content: bytes) -> None:
-        """Atomic and durable. Raises Retry (disk full, mount away), Permanent (no such place, not allowed)."""
+        """Atomic and durable. Raises Full, Retry (mount away), Permanent (no such place, not allowed)."""
         path = _path(url)
-        await _within(url, lambda: _write(path, content))
+        try:
+            await _within(url, lambda: _write(path, content))
+        except Full as error:
+            missing = max(len(content) - error.free, 0)
+            more = f"free at least {missing} more there" if missing else "its quota or its number of files is used up"
+            raise Full(f"{error}, and {len(content)} are needed: {more}", error.free) from error
 
     async def read(self, url: str) -> bytes:
         """The whole document. Raises Missing when it is not there, Permanent: not readable, larger than a gigabyte."""
@@ -40,7 +47,7 @@ class FileStorage:
 
     async def write_stream(self, url: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
         """Written aside and synced; under its name only once `chunks` ended well. Raises as `write`, and what `chunks`
-        raises; then nothing is left of it."""
+        raises; then nothing is left of it, and the `free` bytes of Full are those that are left then."""
         path = _path(url)
         size, digest = 0, hashlib.sha256()
 
@@ -61,6 +68,9 @@ class FileStorage:
                 await _within(url, lambda chunk=chunk: put(chunk))  # type: ignore[misc]  # bound now, not later
                 size += len(chunk)
             await _within(url, lambda: _publish(file, path))
+        except Full as error:
+            _discard(file)
+            raise await _within(url, lambda: _no_room(url, path, f"was full after some {size} bytes of it;")) from error
         except BaseException:
             # Not awaited: also when this task is being cancelled, what is half written goes away at once.
             _discard(file)
@@ -110,7 +120,20 @@ async def _within(url: str, work: Callable[[], T]) -> T:
     except NOT_TO_BE_MENDED as error:
         raise Permanent(f"{url}: {error.strerror}") from error
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise await asyncio.to_thread(_no_room, url, _path(url)) from error
         raise Retry(f"{url}: {error.strerror or error}") from error
+
+
+def _no_room(url: str, path: Path, how: str = "is full:") -> Full:
+    """Which file system is full, and how much is left on it."""
+    place = path.parent
+    while not place.exists() or not (place.is_mount() or place == place.parent):
+        place = place.parent
+    usage = os.statvfs(place)
+    free, total = usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
+    words = f"the file system at {place} {how} {free} of its {total} bytes are free"
+    return Full(f"{url}: {os.strerror(errno.ENOSPC)}; {words}", free)
 
 
 def _write(path: Path, content: bytes) -> None:

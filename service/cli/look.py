@@ -13,7 +13,7 @@ from service.cli.connect import status_topic, store
 from service.cli.console import Screen
 from service.cli.render import Tone, one_line, read
 from service.cli.restart import local_zone
-from service.cli.waits import acts, waits, waits_for_a_worker
+from service.cli.waits import SAID, acts, given_up, waits, waits_for_a_worker
 from service.cli.words import clock, day, short, span
 from service.errors import RelightError
 from service.ports import GateView, InstanceView, LogRow, StepRow
@@ -48,8 +48,11 @@ def status(settings: Settings, screen: Screen, system: str | None, as_json: bool
         ],
     )
     for view in views:
-        for wait in waits(view, now, zone):
+        past = given_up(view.snapshot, zone)
+        for wait in (*waits(view, now, zone), *([past] if past is not None else [])):
             screen.say(f"{view.snapshot.instance}: {wait.text}", Tone.WAIT)
+            for fact in wait.facts:
+                screen.say(f"    {fact}", Tone.BAD)
             for way in wait.ways:
                 screen.say(f"    {way.command(view.snapshot.instance):<72}  {way.effect}", Tone.QUIET)
     for gate in gates:
@@ -141,7 +144,7 @@ def history(settings: Settings, screen: Screen, instance: str, after: int, limit
                 row.state_to if row.kind == "transition" else "refused",
                 row.event_type.removeprefix("relight."),
                 row.user or "",
-                short(_reason(row)),
+                short(_reason(row), SAID),
             )
             for row in rows
         ],

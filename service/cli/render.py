@@ -16,12 +16,15 @@ from machines.registry import VERSIONS
 from schemas.envelope import CloudEvent
 from schemas.events import PREFIX
 from schemas.notifications import NOTIFICATIONS, RefusalData, StepData, TransitionData, WaitData
-from service.cli.words import by, clock, evidence, reused, short, span, title, verb
+from service.cli.words import LONGEST, by, clock, evidence, reused, short, span, title, verb
 
 Notification = TransitionData | RefusalData | StepData | WaitData
 
 PATIENCE = timedelta(seconds=2)
 """A wait that ends sooner is not worth a line: most participants answer within a second."""
+
+LONGEST_CAUSE = 1500
+"""Characters of why a restart was given up or halted."""
 
 RESUMING = "preparing_for_restart.resuming"
 PAUSED_FROM = "preparing_for_restart.preserving"
@@ -165,7 +168,9 @@ class Story:
 
     def _about(self, said: TransitionData) -> str:
         due = self._due = said.snapshot.dwell_until
-        parts = [short(said.reason.removesuffix(": point of no return"))]
+        # Why a way was left is what a person has to act on: it is not cut short.
+        longest = LONGEST_CAUSE if said.to == RESUMING else LONGEST
+        parts = [short(said.reason.removesuffix(": point of no return"), longest)]
         if due is not None and due > said.at:
             parts.append(f"pause at {clock(due, self._zone)}; cancel until shutdown")
         parts.append(by(said.event.user))
@@ -176,7 +181,7 @@ class Story:
         restarted = self._stopped and said.to == "operational"
         reasons = () if restarted else (said.reason,)
         self.ending = Ending(said.to, restarted, reasons, downtime)
-        parts = [] if restarted else [short(said.reason)]
+        parts = [] if restarted else [short(said.reason, LONGEST_CAUSE)]
         if downtime is not None:
             of = f" of {span(self._limit)}" if self._limit is not None else ""
             parts.append(f"downtime {span(downtime)}{of}")
@@ -251,7 +256,7 @@ def _ways_out(said: TransitionData) -> Iterator[Line]:
     machine = VERSIONS.get((said.machine, said.machine_version))
     if machine is None:
         return
-    for way in ways_out(machine, said.to, {}):
+    for way in ways_out(machine, said.to, {}, said.snapshot.data):
         yield Line(f"{' ' * 11}{way.command(InstanceId(said.instance)):<58}  {way.effect}", Tone.WAIT)
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 
 from machines.acts import WayOut, answers, needs_a_person, way_of, ways_out, when_silent
+from machines.evidence import record
 from machines.model import ENDED, Machine, Snapshot, State, StepStatus
 from machines.registry import VERSIONS
 from schemas.base import Json
 from schemas.components import LOCAL
-from service.cli.words import clock, short, span
+from service.cli.words import clock, day, short, span
 from service.ports import InstanceView, StepRow
 
-SAID = 700
+SAID = 1500
 """Characters of an error that are shown: who is stuck needs all of it, and its end says what to do."""
 OVERDUE = timedelta(seconds=15)
 """A due time that passed longer ago, or a step that nobody claimed for longer, means that nobody is at work there."""
@@ -23,10 +24,11 @@ OVERDUE = timedelta(seconds=15)
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One line about one wait, and what a person may do about it."""
+    """One line about one wait, what has to be known about it (`facts`, a line each), and what a person may do."""
 
     text: str
     ways: tuple[WayOut, ...] = field(default=())
+    facts: tuple[str, ...] = field(default=())
 
 
 def waits(view: InstanceView, now: datetime, zone: tzinfo) -> tuple[Wait, ...]:
@@ -46,7 +48,7 @@ def acts(view: InstanceView) -> tuple[WayOut, ...]:
     """Every act that is possible now."""
     machine = VERSIONS.get((view.snapshot.machine, view.snapshot.machine_version))
     steps = {step.key.name: step.status for step in view.steps}
-    return ways_out(machine, view.snapshot.state, steps) if machine is not None else ()
+    return ways_out(machine, view.snapshot.state, steps, view.snapshot.data) if machine is not None else ()
 
 
 def _steps(view: InstanceView, state: State, now: datetime, zone: tzinfo) -> Iterator[tuple[StepRow, str]]:
@@ -107,7 +109,7 @@ def _of_the_state(
     view: InstanceView, machine: Machine, state: State, now: datetime, zone: tzinfo
 ) -> Iterator[Wait]:  # fmt: skip
     snapshot = view.snapshot
-    ways = ways_out(machine, state.name, {})
+    ways = ways_out(machine, state.name, {}, snapshot.data)
     late = [timer for timer in view.timers if timer.due_at < now - OVERDUE]
     if late:
         since = span(now - min(timer.due_at for timer in late))
@@ -125,37 +127,57 @@ def _of_the_state(
         then = state.then or "its deadline passes"
         yield Wait(f"if nobody acts: {then} at {clock(snapshot.deadline_at, zone)}", ways)
     elif needs_a_person(machine, state):
-        why = _not_started(snapshot.data) or _failure(snapshot.data) or _waived(snapshot.data)
-        yield Wait(f"waits for a person, for ever: {state.name}{f' since {why}' if why else ''}", ways)
+        data = snapshot.data
+        abort = record(data, "last_abort") if _gave_up_last(data) else {}
+        failure = record(data, "failure") or record(abort, "failure")
+        since = f" since {failure.get('state')} by {failure.get('by')}" if failure else ""
+        known = () if failure else _known_before(data)
+        missing = (f"{name} was left out of the start: {why}" for name, why in record(data, "not_started").items())
+        facts = (*_findings(failure), *known, *missing, *_waivers(data, now, zone))
+        yield Wait(f"waits for a person, for ever: {state.name}{since}", ways, facts)
 
 
-def _not_started(data: Mapping[str, Json]) -> str:
-    """What the system goes on without, and why."""
-    kept = data.get("not_started")
-    words = [f"{name}: {why}" for name, why in kept.items()] if isinstance(kept, dict) else []
-    return f"the start, which left out {short('; '.join(words), SAID)}" if words else ""
+def given_up(snapshot: Snapshot, zone: tzinfo) -> Wait | None:
+    """The last restart, when the system works but something kept it from being restarted, and how to ask anew."""
+    last = record(snapshot.data, "last_abort")
+    failure = record(last, "failure")
+    # With a downtime it was adopted by a person, who knows; what was cancelled by one has no failed steps.
+    stopped = last.get("down_since") is not None
+    if snapshot.state != "operational" or stopped or not record(failure, "steps") or not _gave_up_last(snapshot.data):
+        return None
+    at = day(datetime.fromisoformat(str(last["ended_at"])), zone)
+    text = f"the last restart was given up at {at}, in {failure.get('state')}; nothing was stopped, it works as before"
+    again = f'mended, ask for it again: relight restart {snapshot.system} --reason "WHY"'
+    return Wait(text, facts=(*_findings(failure), again))
 
 
-def _waived(data: Mapping[str, Json]) -> str:
-    """Who said to go on without what, why, and until when."""
-    kept = data.get("waivers")
-    notes = [(name, note) for name, note in kept.items() if isinstance(note, dict)] if isinstance(kept, dict) else []
-    words = (
-        f"{note.get('by')} waived {name} ({note.get('reason')}; to be looked at by {note.get('until')})"
-        for name, note in notes
-    )
-    return short("; ".join(words), SAID)
+def _gave_up_last(data: Mapping[str, Json]) -> bool:
+    """Whether the newest restart that ended is one that was given up."""
+    ended, up = record(data, "last_abort").get("ended_at"), record(data, "last_restart").get("up_at")
+    if not isinstance(ended, str):
+        return False
+    return not isinstance(up, str) or datetime.fromisoformat(ended) > datetime.fromisoformat(up)
 
 
-def _failure(data: Mapping[str, Json]) -> str:
-    """Why the instance left its way: where, by what, and which steps failed."""
-    kept = data.get("failure")
-    if not isinstance(kept, dict):
-        last = data.get("last_abort")
-        kept = last.get("failure") if isinstance(last, dict) else None
-    if not isinstance(kept, dict):
-        return ""
-    steps = kept.get("steps")
-    words = [f"{name}: {error}" for name, error in steps.items()] if isinstance(steps, dict) else []
-    words += [str(kept["reason"])] if isinstance(kept.get("reason"), str) else []
-    return f"{kept.get('state')} by {kept.get('by')}" + (f" ({short('; '.join(words), SAID)})" if words else "")
+def _findings(failure: Mapping[str, Json]) -> Iterator[str]:
+    """Why the instance left its way: which steps failed and what they said, or what a person said."""
+    for name, error in record(failure, "steps").items():
+        yield f"{name}: {short(str(error or 'no reason was given'), SAID)}"
+    if isinstance(reason := failure.get("reason"), str):
+        yield short(reason, SAID)
+
+
+def _known_before(data: Mapping[str, Json]) -> Iterator[str]:
+    for name, found in record(record(data, "last_restart"), "failed_before").items():
+        if isinstance(found, dict):
+            yield f"{name}: {short(str(found.get('finding')), SAID)}"
+
+
+def _waivers(data: Mapping[str, Json], now: datetime, zone: tzinfo) -> Iterator[str]:
+    """What nobody looks at any more, by whose word, and until when."""
+    for name, waiver in record(data, "waivers").items():
+        until = waiver.get("until") if isinstance(waiver, dict) else None
+        if isinstance(waiver, dict) and isinstance(until, str):
+            end = datetime.fromisoformat(until)
+            left = f"for another {span(end - now)}" if end > now else "over: look at it again"
+            yield f"{waiver.get('by')} waived {name} ({waiver.get('reason')}) until {day(end, zone)}, {left}"

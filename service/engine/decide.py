@@ -9,6 +9,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from machines.acts import answers, needs_a_person, ways_out, when_silent
+from machines.evidence import record
 from machines.model import (
     ENDED,
     SETTLED,
@@ -31,6 +32,7 @@ from service.engine import gate, notices
 from service.engine.places import place_of
 from service.engine.records import merged
 from service.engine.rounds import AGAIN, plan_next
+from service.engine.waiving import first_status, no_waiver, none_such, waiver_of, with_waiver
 from service.engine.work import Live, Work
 from service.ports import GATE_TIMER, SILENT, StepChange, StepKey, StepRow
 
@@ -123,7 +125,9 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
     machine = live.chart.machine
     state = machine.state(after.state)
     planned = plan(machine, after.state, live.system, after.data)
-    first = min((step.position for step in planned), default=0)
+    waived = {step.name: why for step in planned if (why := waiver_of(after, step.name, work.now)) is not None}
+    open_ = [step.position for step in planned if step.name not in waived]
+    first = min(open_, default=0)
     work.plan(
         live,
         [
@@ -132,21 +136,23 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
                 system=after.system,
                 place=place_of(step, live.system),
                 planned=step,
-                status=StepStatus.READY if step.position == first else StepStatus.PLANNED,
+                status=first_status(step, first, waived),
                 state=after.state,
                 config_hash=after.config_hash,
-                ready_at=work.now if step.position == first else None,
+                ready_at=work.now if step.position == first and step.name not in waived else None,
             )
             for step in planned
         ],
     )
+    for name, why in waived.items():
+        _say_step(work, live, live.steps[name], "waived", why)
     if after.dwell_until is not None:
         work.timer(live, "dwell", after.dwell_until)
         if planned:
             then = "goes on, once its steps are done"
             ways = _commands(live)
             work.say(notices.wait(after, None, "the due time", after.dwell_until, then, work.now, ways))
-    elif not planned and not state.resting and not state.final and state.asks is None:
+    elif not open_ and not state.resting and not state.final and state.asks is None:
         work.timer(live, "completed", work.now)
     if after.deadline_at is not None:
         work.timer(live, "deadline", after.deadline_at)
@@ -177,7 +183,8 @@ def _commands(live: Live, row: StepRow | None = None) -> tuple[str, ...]:
     """The commands that end this wait: about the step it waits for, then about the instance."""
     steps = {row.key.name: row.status} if row is not None else {}
     snapshot = live.snapshot
-    return tuple(way.command(snapshot.instance) for way in ways_out(live.chart.machine, snapshot.state, steps))
+    ways = ways_out(live.chart.machine, snapshot.state, steps, snapshot.data)
+    return tuple(way.command(snapshot.instance) for way in ways)
 
 
 def _progress(work: Work, live: Live, event: Event) -> Outcome:
@@ -323,6 +330,8 @@ def _answered(work: Work, live: Live, event: Event, answer: ParticipantAnswered)
 def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Outcome:
     instance = live.snapshot.instance
     row = live.steps.get(act.step or "")
+    if row is None and act.act is Act.WAIVE:
+        return _waived_ahead(work, live, event, act)
     if row is None:
         names = ", ".join(live.steps) or "none"
         why = f"{live.snapshot.state} has no step {act.step!r}; its steps are: {names}"
@@ -341,15 +350,24 @@ def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Out
         return Outcome.APPLIED
     if row.status in SETTLED | {StepStatus.CANCELLED}:
         return refuse(work, instance, event, (Reason(f"{act.step} is {row.status}; there is nothing to waive"),))
-    if act.until is None:
-        return refuse(work, instance, event, (Reason("a waiver needs `until`: when it is to be looked at again"),))
-    waivers = live.snapshot.data.get("waivers")
-    note: dict[str, Json] = {"by": event.user, "reason": act.reason, "until": act.until.isoformat()}
-    kept: dict[str, Json] = {**(waivers if isinstance(waivers, dict) else {}), row.key.name: note}
-    _note(work, live, event, f"{act.step} is waived: {act.reason}", {"waivers": kept})
+    if (why_not := no_waiver(act, work.now)) is not None:
+        return refuse(work, instance, event, (why_not,))
+    changes = with_waiver(live.snapshot, event, act, live.snapshot.state)
+    _note(work, live, event, f"{act.step} is waived: {act.reason}", changes)
     work.change(live, StepChange(row.key, StepStatus.WAIVED, OPEN | {StepStatus.FAILED}))
     _say_step(work, live, row, "waived", act.reason)
     _progress(work, live, event)
+    return Outcome.APPLIED
+
+
+def _waived_ahead(work: Work, live: Live, event: Event, act: OperatorActed) -> Outcome:
+    """A waiver of a step that led to this rest: the retry that a person asks for next goes on without it."""
+    snapshot = live.snapshot
+    why_not = none_such(live.chart.machine, snapshot, live.steps, act) or no_waiver(act, work.now)
+    if why_not is not None:
+        return refuse(work, snapshot.instance, event, (why_not,))
+    changes = with_waiver(snapshot, event, act, record(snapshot.data, "failure").get("state"))
+    _note(work, live, event, f"{act.step} is waived from the next retry on: {act.reason}", changes)
     return Outcome.APPLIED
 
 

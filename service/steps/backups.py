@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -15,10 +15,13 @@ from machines.model import PlannedStep
 from schemas.backup import Backup, Restored
 from schemas.base import Json
 from schemas.system import System
-from service.errors import Missing, Permanent
+from service.errors import Full, Missing, Permanent, StepError
 from service.ports import Done, StepContext
 from service.steps.naming import restart_id
 
+DATABASE_BYTES = "select pg_database_size(current_database())"
+ASKED_WITHIN = timedelta(seconds=10)
+"""For the size of a database, which is only asked to say how much room is missing."""
 LATEST = "latest.json"
 """The manifest of the newest backup that was restored in a test; nothing else is ever published under this name."""
 
@@ -68,9 +71,12 @@ class BackUp:
 
     async def _dump(self, context: StepContext, name: str, dsn: str, file: str) -> Backup:
         url, storage, began = context.system.backup_url(name, file), context.world.storage, context.clock.now()
-        contents, (size, digest) = await context.world.dumps.dump(
-            dsn, lambda chunks: storage.write_stream(url, chunks), context.row.planned.timeout
-        )
+        try:
+            contents, (size, digest) = await context.world.dumps.dump(
+                dsn, lambda chunks: storage.write_stream(url, chunks), context.row.planned.timeout
+            )
+        except Full as error:
+            raise Full(f"{error}. {await self._needed(context, name, dsn, error.free)}", error.free) from error
         return Backup(
             system=context.system.system,
             database=name,
@@ -82,6 +88,17 @@ class BackUp:
             ended_at=context.clock.now(),
             contents=contents,
         )
+
+    async def _needed(self, context: StepContext, name: str, dsn: str, free: int) -> str:
+        """How much room a person has to make for the dump, which nobody knows before it is made."""
+        latest = await _read(context, context.system.backup_url(name, LATEST))
+        like = f"The latest dump of {name} had {latest.bytes} bytes. " if latest is not None else ""
+        try:
+            size = await context.world.databases.value(dsn, DATABASE_BYTES, ASKED_WITHIN)
+        except StepError as error:
+            return f"{like}How large {name} is now cannot be told ({error})"
+        more = max(size - free, 0) if isinstance(size, int) else 0
+        return f"{like}{name} has {size} bytes, and its dump is smaller: with {more} more bytes free there it fits"
 
     async def _tidy(self, context: StepContext, name: str, prefix: str, made: Backup) -> None:
         """Deletes the dumps that interrupted claims of this step finished and nobody counted."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from schemas.base import Json
 from schemas.checks import McpCheck
@@ -33,12 +34,22 @@ async def mcp(context: StepContext, check: McpCheck) -> tuple[Json, Json]:
         elif missing := [tool for tool in context.system.mcp[name].tools if tool not in answer]:
             wrong[name] = Retry(f"it does not list {', '.join(missing)}, only {', '.join(answer) or 'nothing'}")
     if wrong:
-        why = f"{check.title}: " + "; ".join(f"{name}: {error}" for name, error in wrong.items())
+        found_wrong = (f"{name} ({_place(context.system, name)}): {error}" for name, error in wrong.items())
+        why = f"{check.title}: {'; '.join(found_wrong)}. Start the server, or make it reachable from this host"
         raise Permanent(why) if all(isinstance(error, Permanent) for error in wrong.values()) else Retry(why)
     found: dict[str, Json] = {
         name: list(answer) for name, answer in zip(names, answers, strict=True) if not isinstance(answer, StepError)
     }
     return found, {name: list(context.system.mcp[name].tools) for name in names}
+
+
+def _place(system: System, name: str) -> str:
+    """Where a person finds the server: its address without what may be secret in it, or the reference to it."""
+    url = system.mcp[name].url
+    if not url.startswith(("http://", "https://")):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 async def _tools(context: StepContext, name: str) -> tuple[str, ...] | StepError:

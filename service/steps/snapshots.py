@@ -6,9 +6,16 @@ from machines.model import PlannedStep
 from schemas.base import Json, findings
 from schemas.system import System
 from schemas.system_snapshot import ComponentSnapshot, SystemSnapshot, sha256
-from service.errors import Permanent, RelightError
+from service.errors import Missing, Permanent, RelightError
 from service.ports import Done, StepContext
 from service.steps.naming import process_name, record, restart_id
+
+BEFORE_THE_STOP = "preparing_for_restart.preserving"
+PUT_IT_BACK = (
+    "Put the document with that SHA-256 back there (an earlier version, or a copy of that storage) and retry; where "
+    "there is none, waive what needs it. What each component loaded was compared with what it flushed as it started"
+)
+"""What a person can do when the system is down: there is no other document to seal then."""
 
 
 async def sealed(context: StepContext) -> SystemSnapshot | None:
@@ -23,14 +30,22 @@ async def sealed(context: StepContext) -> SystemSnapshot | None:
 
 
 async def _read(context: StepContext, url: str, seal: str) -> SystemSnapshot:
-    content = await context.world.storage.read(url)
+    """Raises Permanent when it is gone or not what was sealed; what can be done depends on when that is found."""
+    advice = "" if context.row.state == BEFORE_THE_STOP else f". {PUT_IT_BACK}"
+    try:
+        content = await context.world.storage.read(url)
+    except Missing as error:
+        raise Permanent(f"the system snapshot {url}, sealed with SHA-256 {seal}, is gone ({error}){advice}") from error
     found = sha256(content)
     if found != seal:
-        raise Permanent(f"the system snapshot {url} was sealed with {seal}, but read back it is {found}")
+        raise Permanent(
+            f"the system snapshot {url} was sealed with SHA-256 {seal}, but read back it is {found}: it was changed"
+            f"{advice}"
+        )
     try:
         return SystemSnapshot.model_validate_json(content)
     except ValidationError as error:
-        raise Permanent(f"the system snapshot {url} cannot be read: {findings(error)}") from error
+        raise Permanent(f"the system snapshot {url} cannot be read: {findings(error)}{advice}") from error
 
 
 class Seal:

@@ -145,6 +145,11 @@ class Start:
         return None
 
     async def _state_to_load(self, context: StepContext, name: str) -> Mapping[str, str]:
+        """Where it finds what it flushed. Relight itself remembers that, so that a system snapshot which is gone or
+        changed keeps nobody's memory away: it is found out, and told, in the verification."""
+        if "flushed" in context.data:
+            where = record(context.data, "flushed").get(name)
+            return {"RELIGHT_STATE": where} if isinstance(where, str) else {}
         snapshot = await sealed(context)
         held = snapshot.components.get(name) if snapshot else None
         return {"RELIGHT_STATE": held.where} if held and held.where and held.digest else {}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 import yaml
 
 from schemas.system import System
@@ -204,6 +205,27 @@ class House(Serving):
             if time.monotonic() > deadline:
                 raise AssertionError(f"something stands still for {within:.0f} s: {before} {now}; {said} {says}")
             await asyncio.sleep(0.1)
+
+    async def offset(self) -> int:
+        """Newest trade less trades counted: the same for ever, unless one is lost or doubled."""
+        now = await self.counters()
+        return int(now["last_trade"] - now["trades"])
+
+    async def memory_is_the_table(self) -> None:
+        """Every metric that the calculator counted one by one, computed anew by SQL over the same trades. Raises
+        AssertionError when they differ, or when the table has a gap."""
+        now = await self.counters()
+        first = now["last_trade"] - now["trades"] + 1
+        query = """
+            select count(*) as trades, max(id) as last_trade, avg((pnl > 0)::int)::float8 as win_rate, sum(pnl) as pnl,
+                avg(pnl / (entry * quantity)) / stddev_samp(pnl / (entry * quantity)) as sharpe
+            from trades where id between $1 and $2
+        """
+        (row,) = await self.trading(query, first, now["last_trade"])
+        table = dict(row)
+        assert {name: now[name] for name in table} == pytest.approx(table, rel=1e-9)
+        (every,) = await self.trading("select count(*) as n, min(id) as low, max(id) as high from trades")
+        assert every["n"] == every["high"] - every["low"] + 1, "the table itself has a gap"
 
     def documents(self) -> dict[str, str]:
         """The system snapshots that exist: SHA-256 by URL."""

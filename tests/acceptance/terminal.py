@@ -28,8 +28,9 @@ async def relight(serving: Serving, *words: str, status: int | None = 0) -> str:
 
 
 def offered(text: str, act: str) -> list[list[str]]:
-    """The commands in the text that do `act` on an instance, as words, in order, each once."""
-    found = re.findall(rf"(?<![\w./-])relight act \S+ {act} [^\n;`]*?--reason \"WHY\"", text)
+    """The commands in the text that do `act` on an instance, or `restart` a system; as words, in order, each once."""
+    what = r"restart \S+" if act == "restart" else rf"act \S+ {act}"
+    found = re.findall(rf"(?<![\w./-])relight {what} [^\n;`]*?--reason \"WHY\"", text)
     return [shlex.split(command)[1:] for command in dict.fromkeys(found)]
 
 

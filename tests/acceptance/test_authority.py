@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from service.embedded import RabbitServer
-from tests.acceptance.harness import COMPONENTS, INSTANCE, SYSTEM, House
+from tests.acceptance.harness import INSTANCE, SYSTEM, House
 from tests.acceptance.heard import Heard, answers, ended, entered
 from tests.faults.evidence import Notification
 from tests.receivers import Hook, Mail, hook, mail, nobody
@@ -160,30 +160,6 @@ async def test_denied_restart_stops_nothing_and_says_so(calm: Office) -> None:
     await calm.comes_to("operational", mark)
     assert calm.house.alive() == pids
     assert calm.titles()[-1] == f"{SYSTEM}: the restart is called off"
-
-
-async def test_dead_channel_with_required_delivery_means_no_restart_until_it_is_mended(calm: Office) -> None:
-    pids = calm.house.alive()
-    calm.reach(mail=calm.dead)
-    plan, mark = await calm.ask("new release")
-    await calm.approve("ana", plan)
-    await calm.comes_to(RESUMING, mark)
-    await calm.comes_to("operational", mark)
-    assert calm.house.alive() == pids, "nothing was stopped"
-
-    # The terminal's text alone says what is wrong, and where.
-    said = calm.house.command("history", INSTANCE, "--json").stdout
-    assert "nobody of metrics could be told on channels.warning" in said
-    assert f"file:{calm.channels}/mail: nobody listens there" in said
-    assert "Mend the channel" in said
-
-    calm.reach(mail=calm.mail.url)
-    plan, mark = await calm.ask("new release, again")
-    await calm.approve("ana", plan)
-    await calm.heard.until("people are told", ended("tell"), mark)
-    await calm.comes_to("operational", mark)
-    assert set(calm.house.alive()) == set(COMPONENTS)
-    assert calm.house.alive() != pids
 
 
 async def test_halted_system_calls_a_person_and_says_what_to_do(calm: Office) -> None:

@@ -318,22 +318,7 @@ async def test_resumed_calculator_goes_on_without_losing_or_doubling_a_trade(sce
     assert not now["paused"]
     assert now["trades"] > before["trades"]
     assert now["last_trade"] - now["trades"] == before["last_trade"] - before["trades"]
-    await _memory_is_the_table(scene.house)
-
-
-async def _memory_is_the_table(house: House) -> None:
-    """Every metric that the calculator counted one by one, computed anew by SQL over the same trades."""
-    now = await house.counters()
-    first = now["last_trade"] - now["trades"] + 1
-    query = """
-        select count(*) as trades, max(id) as last_trade, avg((pnl > 0)::int)::float8 as win_rate, sum(pnl) as pnl,
-            avg(pnl / (entry * quantity)) / stddev_samp(pnl / (entry * quantity)) as sharpe
-        from trades where id between $1 and $2
-    """
-    (row,) = await house.trading(query, first, now["last_trade"])
-    assert {name: now[name] for name in row.keys()} == pytest.approx(dict(row), rel=1e-9)  # noqa: SIM118  # a Record
-    (every,) = await house.trading("select count(*) as n, min(id) as low, max(id) as high from trades")
-    assert every["n"] == every["high"] - every["low"] + 1, "the table itself has a gap"
+    await scene.house.memory_is_the_table()
 
 
 async def test_kept_component_was_never_restarted(scene: Scene, whole: Whole) -> None:
@@ -420,7 +405,7 @@ KILLS = {
 @one_loop
 @pytest.mark.parametrize("moments", KILLS.values(), ids=KILLS)
 async def test_restart_whose_relight_is_killed_ends_operational_by_itself(calm: Scene, moments: list[Match]) -> None:
-    house, before, offset = calm.house, calm.house.alive(), await _offset(calm.house)
+    house, before, offset = calm.house, calm.house.alive(), await calm.house.offset()
     lives = {name: len(house.lives(name)) for name in COMPONENTS}
     mark = calm.mark
     seen: list[dict[str, int]] = []
@@ -442,7 +427,7 @@ async def test_restart_whose_relight_is_killed_ends_operational_by_itself(calm: 
         assert seen[-1][name] == after[name] != before[name]
     assert calm.heard.results(mark)["start:calculator"]["digest"] == _flushed(calm, mark)["digest"]
     await house.going_on()
-    assert await _offset(house) == offset, "a trade was lost or doubled"
+    assert await house.offset() == offset, "a trade was lost or doubled"
 
 
 @one_loop
@@ -462,12 +447,6 @@ async def test_answer_that_came_while_relight_was_away_is_no_silence(calm: Scene
     assert calm.heard.moves(mark) == WAY, calm.told(mark)
     assert house.alive()["calculator"] != before["calculator"]
     await house.going_on()
-
-
-async def _offset(house: House) -> int:
-    """Newest trade less trades counted: the same for ever, unless one is lost or doubled."""
-    now = await house.counters()
-    return int(now["last_trade"] - now["trades"])
 
 
 def _flushed(scene: Scene, mark: int) -> dict[str, Any]:
@@ -509,7 +488,7 @@ RESTS = ("operational", "degraded", "halted")
 
 @one_loop
 async def test_silent_reporter_does_not_hold_the_restart_up(calm: Scene) -> None:
-    house, before, offset = calm.house, calm.house.alive(), await _offset(calm.house)
+    house, before, offset = calm.house, calm.house.alive(), await calm.house.offset()
     house.signal("reporter", signal.SIGSTOP)
     try:
         _, mark = await calm.restart("the reporter does not matter")
@@ -525,7 +504,7 @@ async def test_silent_reporter_does_not_hold_the_restart_up(calm: Scene) -> None
     assert (results["start:reporter"]["old"], results["start:reporter"]["pid"]) == (True, before["reporter"])
     assert f"pid {before['reporter']}" in done.data["snapshot"]["data"]["not_started"]["reporter"]
     assert house.alive()["calculator"] != before["calculator"]
-    assert await _offset(house) == offset
+    assert await house.offset() == offset
     # The order to end reaches it when it wakes; whoever has the system looked at anew has it started.
     await house.until("the reporter ends as it was told", lambda: _gone(house, "reporter"))
     mark = calm.mark
@@ -544,7 +523,7 @@ async def _gone(house: House, component: str) -> bool:
 
 @one_loop
 async def test_falsified_flush_is_refused_with_both_digests_and_nothing_is_stopped(calm: Scene) -> None:
-    house, before, offset = calm.house, calm.house.alive(), await _offset(calm.house)
+    house, before, offset = calm.house, calm.house.alive(), await calm.house.offset()
     house.switch.touch()
     _, mark = await calm.restart("with a stranger in the house")
     done = await calm.comes_to("operational", mark)
@@ -557,12 +536,12 @@ async def test_falsified_flush_is_refused_with_both_digests_and_nothing_is_stopp
     assert f"read back it is {found}" in error
     assert house.alive() == before
     await house.going_on()
-    assert await _offset(house) == offset
+    assert await house.offset() == offset
 
 
 @one_loop
 async def test_calculator_that_loads_another_state_halts_the_start_until_a_person_mends_it(calm: Scene) -> None:
-    house, offset = calm.house, await _offset(calm.house)
+    house, offset = calm.house, await calm.house.offset()
     truth: dict[Path, bytes] = {}
 
     def exchange(_: Notification) -> None:
@@ -591,7 +570,7 @@ async def test_calculator_that_loads_another_state_halts_the_start_until_a_perso
     assert calm.heard.moves(mark)[5:] == WAY[3:], calm.told(mark)
     assert calm.heard.results(mark)["start:calculator"]["values"] == _flushed(calm, mark)["values"]
     await house.going_on()
-    assert await _offset(house) == offset
+    assert await house.offset() == offset
 
 
 # --- 6. a component that ignores TERM --------------------------------------------------------------------------------
@@ -599,7 +578,7 @@ async def test_calculator_that_loads_another_state_halts_the_start_until_a_perso
 
 @one_loop
 async def test_component_that_ignores_term_is_not_killed_where_its_file_says_abort(calm: Scene) -> None:
-    house, before, offset = calm.house, calm.house.alive(), await _offset(calm.house)
+    house, before, offset = calm.house, calm.house.alive(), await calm.house.offset()
     calm.heard.once(entered("shutting_down"), lambda _: house.signal("calculator", signal.SIGSTOP))
     _, mark = await calm.restart("with a deaf calculator")
     halted = await calm.comes_to("halted", mark)
@@ -616,7 +595,7 @@ async def test_component_that_ignores_term_is_not_killed_where_its_file_says_abo
     await calm.comes_to("operational", mark)
     assert house.alive()["calculator"] != before["calculator"]
     await house.going_on()
-    assert await _offset(house) == offset
+    assert await house.offset() == offset
 
 
 @one_loop
@@ -650,7 +629,7 @@ def _reason(note: Notification) -> str | None:
 
 @one_loop
 async def test_after_all_stories_the_memory_is_whole_and_the_log_without_gap(calm: Scene) -> None:
-    await _memory_is_the_table(calm.house)
+    await calm.house.memory_is_the_table()
     assert len(calm.house.lives("trading-server")) == 1
     await calm.house.rest()
     findings = check(await calm.house.evidence())

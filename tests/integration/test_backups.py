@@ -316,8 +316,11 @@ async def test_full_storage_is_tried_again_and_keeps_nothing_half(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
     try:
         shop = Shop(on_files(tmp_path), trading[0], scratch)
-        with pytest.raises(Retry, match="No space left on device"):
+        with pytest.raises(Retry, match="No space left on device") as full:
             await shop.do("backup")
+        assert re.search(rf"the file system at {tmp_path} was full after some \d+ bytes of it", str(full.value))
+        # What was half written is gone again; here nobody can be asked how large the database is.
+        assert "; 1048576 of its 1048576 bytes are free. How large trading is now cannot be told" in str(full.value)
         assert await shop.names() == []
         assert await shop.kept.open_uploads() == 0
         assert dumping() == []

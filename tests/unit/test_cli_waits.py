@@ -11,7 +11,7 @@ from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from machines.registry import MACHINES
 from schemas.components import OnSilence
 from service.cli.main import Act
-from service.cli.waits import waits
+from service.cli.waits import given_up, waits
 from service.ports import InstanceView, StepKey, StepRow, TimerRow
 
 NOW = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
@@ -34,6 +34,10 @@ def view(state: str, *steps: StepRow, timers: tuple[TimerRow, ...] = (), **more:
 
 def said(shown: InstanceView) -> list[str]:
     return [wait.text for wait in waits(shown, NOW, UTC)]
+
+
+def facts(shown: InstanceView) -> list[str]:
+    return [fact for wait in waits(shown, NOW, UTC) for fact in wait.facts]
 
 
 def commands(shown: InstanceView) -> list[str]:
@@ -91,16 +95,15 @@ def test_lost_worker_and_unserved_place_are_told_from_work_in_progress() -> None
 
 
 def test_degraded_system_names_what_its_start_left_out_and_what_was_waived() -> None:
-    text = said(view("degraded", data={"not_started": {"reporter": "the old process (pid 7) still runs"}}))[0]
-    assert text == (
-        "waits for a person, for ever: degraded since the start, which left out reporter: the old process (pid 7) "
-        "still runs"
-    )
     waiver = {"by": "ana", "reason": "it is paused", "until": "2026-03-02T02:00:00+00:00"}
-    text = said(view("degraded", data={"waivers": {"pause:reporter": waiver}}))[0]
-    assert text.endswith(
-        "degraded since ana waived pause:reporter (it is paused; to be looked at by 2026-03-02T02:00:00+00:00)"
-    )
+    shown = view("degraded", data={
+        "not_started": {"reporter": "the old process (pid 7) still runs"}, "waivers": {"pause:reporter": waiver},
+    })  # fmt: skip
+    assert said(shown) == ["waits for a person, for ever: degraded"]
+    assert facts(shown) == [
+        "reporter was left out of the start: the old process (pid 7) still runs",
+        "ana waived pause:reporter (it is paused) until 2026-03-02 02:00:00, for another 1d0h",
+    ]
 
 
 def test_due_time_that_nobody_heeds_means_that_nobody_serves() -> None:
@@ -116,12 +119,41 @@ def test_halted_system_names_what_failed_and_every_way_out() -> None:
         "steps": {"stop:calculator": "it still runs"},
     }  # fmt: skip
     shown = view("halted", data={"failure": failure})
-    assert said(shown) == [
-        "waits for a person, for ever: halted since shutting_down by step.reported (stop:calculator: it still runs)"
-    ]
+    assert said(shown) == ["waits for a person, for ever: halted since shutting_down by step.reported"]
+    assert facts(shown) == ["stop:calculator: it still runs"]
     assert commands(shown) == [
-        f'relight act lifecycle/metrics {act} --reason "WHY"' for act in ("retry", "abort", "adopt")
+        'relight act lifecycle/metrics waive --step stop:calculator --until 24h --reason "WHY"',
+        *(f'relight act lifecycle/metrics {act} --reason "WHY"' for act in ("retry", "abort", "adopt")),
     ]
+
+
+def test_waiver_is_told_with_its_end_and_offered_no_second_time() -> None:
+    failure = {"state": "starting_up.verifying", "by": "step.reported", "steps": {"check:3": "expected 0, found 1"}}
+    waiver = {"by": "ana (local)", "reason": "known", "until": "2026-03-02T02:00:00+00:00"}
+    shown = view("halted", data={"failure": failure, "waivers": {"check:3": waiver}})
+    assert facts(shown) == [
+        "check:3: expected 0, found 1",
+        "ana (local) waived check:3 (known) until 2026-03-02 02:00:00, for another 1d0h",
+    ]
+    assert "waive" not in " ".join(commands(shown))
+    late = view("degraded", data={"waivers": {"check:3": {**waiver, "until": "2026-03-01T01:00:00+00:00"}}})
+    assert facts(late) == ["ana (local) waived check:3 (known) until 2026-03-01 01:00:00, over: look at it again"]
+
+
+def test_restart_that_something_prevented_is_told_until_one_succeeds() -> None:
+    failure = {"state": "preparing_for_restart.notifying", "by": "step.reported", "steps": {"tell": "nobody heard"}}
+    data: dict[str, Any] = {"last_abort": {"failure": failure, "ended_at": "2026-03-01T01:00:00+00:00"}}
+    told = given_up(view("operational", data=data).snapshot, UTC)
+    assert told is not None
+    assert told.text == (
+        "the last restart was given up at 2026-03-01 01:00:00, in preparing_for_restart.notifying; nothing was "
+        "stopped, it works as before"
+    )
+    assert told.facts == ("tell: nobody heard", 'mended, ask for it again: relight restart metrics --reason "WHY"')
+    late = {"last_abort": {**data["last_abort"], "down_since": "2026-03-01T00:50:00+00:00"}}
+    assert given_up(view("operational", data=late).snapshot, UTC) is None, "it was stopped, and a person adopted it"
+    data["last_restart"] = {"up_at": "2026-03-01T01:30:00+00:00"}
+    assert given_up(view("operational", data=data).snapshot, UTC) is None
 
 
 def test_system_that_works_waits_for_nobody() -> None:

@@ -324,6 +324,53 @@ def test_state_whose_time_is_over_names_what_nobody_took_up() -> None:
     assert failure["steps"] == {"identify": "nobody took it up in time: does a `relight serve` serve local?"}
 
 
+def halted_in_verifying() -> Desk:
+    """The first check failed for good after the restart, and the call for a person is out."""
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state(SEALED)
+    for _ in ("shutting_down", "starting_up.initializing"):
+        desk.finish_state()
+    desk.report("compare", StepStatus.DONE)
+    desk.report("check:0", StepStatus.FAILED, error="nobody answered")
+    assert desk.state == "halted"
+    return desk
+
+
+def waiver(step: str, until: datetime = NOW + timedelta(days=1)) -> OperatorActed:
+    return OperatorActed(instance=LIFECYCLE, act=Act.WAIVE, step=step, reason="known, see 4711", until=until)
+
+
+def test_what_halted_a_system_can_be_waived_for_the_next_retry_which_ends_degraded() -> None:
+    desk = halted_in_verifying()
+    offer = 'relight act lifecycle/metrics waive --step check:0 --until 24h --reason "WHY"'
+    assert offer in waits(desk)[-1]["acts"]
+    assert desk.tell("operator.acted", waiver("check:1")) is Outcome.REFUSED
+    assert desk.tell("operator.acted", waiver("check:0", NOW)) is Outcome.REFUSED
+    assert desk.tell("operator.acted", waiver("check:0")) is Outcome.APPLIED
+    assert desk.state == "halted"
+    assert desk.tell("operator.acted", waiver("check:0")) is Outcome.REFUSED
+    desk.tell("operator.acted", OperatorActed(instance=LIFECYCLE, act=Act.RETRY, reason="go on"))
+    desk.finish_state()
+    assert desk.state == "starting_up.verifying"
+    assert desk.live.steps["check:0"].status is StepStatus.WAIVED
+    assert desk.ready() == ["compare"]
+    desk.finish_state()
+    desk.finish_state()
+    assert desk.state == "degraded"
+    kept = desk.live.snapshot.data["waivers"]["check:0"]
+    assert (kept["by"], kept["reason"], kept["state"]) == ("ana", "known, see 4711", "starting_up.verifying")
+
+
+def test_waiver_that_is_over_when_the_retry_comes_waives_nothing() -> None:
+    desk = halted_in_verifying()
+    desk.tell("operator.acted", waiver("check:0", NOW + timedelta(minutes=1)))
+    desk.later(61)
+    desk.tell("operator.acted", OperatorActed(instance=LIFECYCLE, act=Act.RETRY, reason="go on"))
+    desk.finish_state()
+    assert desk.live.steps["check:0"].status is StepStatus.PLANNED
+
+
 def waits(desk: Desk) -> list[dict[str, object]]:
     envelopes = [CloudEvent.model_validate_json(m.body) for m in desk.work.batch(0, Token(1), ()).outbox]
     return [dict(e.data) for e in envelopes if e.type == "relight.wait"]

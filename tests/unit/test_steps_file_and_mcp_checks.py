@@ -96,8 +96,8 @@ async def test_every_server_is_asked_with_its_token_and_more_tools_than_expected
 async def test_missing_tool_and_server_that_is_away_are_both_named() -> None:
     with pytest.raises(Retry) as failed:
         await servers("all", research=("fetch",)).perform("check.run", check=0)
-    assert "research: it does not list search, only fetch" in str(failed.value)
-    assert "news: All connection attempts failed" in str(failed.value)
+    assert "research (http://127.0.0.1:1/mcp): it does not list search, only fetch" in str(failed.value)
+    assert "news (env:NEWS): All connection attempts failed" in str(failed.value)
 
 
 async def test_one_server_can_be_checked_alone() -> None:
