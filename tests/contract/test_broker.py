@@ -19,8 +19,8 @@ from service.adapters.rabbitmq import RabbitBroker, RabbitStatusReader
 from service.clock import SystemClock
 from service.errors import Unavailable
 from service.ports import Delivery, Lanes, OutMessage, Publisher, Sent
-from tests.simulation import virtual
-from tests.simulation.virtual import VirtualClock
+from service.simulation import virtual
+from service.simulation.virtual import VirtualClock
 
 SOON = 10.0
 """Seconds for something that must happen; a busy machine takes a few."""

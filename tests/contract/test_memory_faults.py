@@ -6,9 +6,9 @@ import pytest
 
 from service.adapters.memory.store import MemoryStore
 from service.errors import Conflict, Unavailable
+from service.simulation.virtual import VirtualClock, VirtualLoop
 from tests.contract.conftest import LEASE, HandClock
 from tests.contract.rows import LIFECYCLE, NOW, Owner
-from tests.simulation.virtual import VirtualClock, VirtualLoop
 
 AWAY = Unavailable("PostgreSQL", "so it was asked for")
 

@@ -23,8 +23,8 @@ from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.errors import Unavailable
 from service.ports import NewSignal
+from service.simulation.virtual import SeededIds, VirtualClock
 from service.steps.registry import ACTIONS
-from tests.simulation.virtual import SeededIds, VirtualClock
 
 LEASE = timedelta(seconds=4)
 QUIET = 900.0

@@ -22,10 +22,10 @@ from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.ports import Action, Done, NewSignal
+from service.simulation import virtual
+from service.simulation.virtual import SeededIds, VirtualClock
 from service.steps.registry import ACTIONS
-from tests.simulation import virtual
 from tests.simulation.story import Life
-from tests.simulation.virtual import SeededIds, VirtualClock
 
 LEASE = timedelta(seconds=40)
 """Its renewal, every ten seconds, is far too late to be what tells a worker."""

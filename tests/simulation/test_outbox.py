@@ -15,9 +15,9 @@ from service.adapters.memory.store import MemoryStore
 from service.engine import outbox as module
 from service.engine.outbox import Outbox
 from service.ports import Batch, OutMessage, Sent
-from tests.simulation import virtual
+from service.simulation import virtual
+from service.simulation.virtual import VirtualClock
 from tests.simulation.test_poison import told
-from tests.simulation.virtual import VirtualClock
 
 
 class Slow:

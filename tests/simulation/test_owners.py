@@ -14,9 +14,9 @@ from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.errors import Transient
 from service.ports import EventKey, NewSignal
-from tests.simulation import virtual
+from service.simulation import virtual
+from service.simulation.virtual import VirtualClock
 from tests.simulation.story import SYSTEM
-from tests.simulation.virtual import VirtualClock
 
 LEASE = timedelta(seconds=10)
 CHANGED = SYSTEM.model_copy(update={"zone": "Europe/Berlin"})

@@ -19,9 +19,9 @@ from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.ports import NewSignal, OpenTransaction
+from service.simulation import virtual
+from service.simulation.virtual import SeededIds, VirtualClock
 from service.steps.registry import ACTIONS
-from tests.simulation import virtual
-from tests.simulation.virtual import SeededIds, VirtualClock
 
 LEASE = timedelta(seconds=4)
 PAUSE = 60.0

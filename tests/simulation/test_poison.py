@@ -18,9 +18,9 @@ from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.errors import Poison, RelightError, Retry, Transient, Unavailable
 from service.ports import EventKey, NewSignal, StepRow
-from tests.simulation import virtual
+from service.simulation import virtual
+from service.simulation.virtual import SeededIds, VirtualClock
 from tests.simulation.story import SYSTEM
-from tests.simulation.virtual import SeededIds, VirtualClock
 
 LEASE = timedelta(seconds=4)
 

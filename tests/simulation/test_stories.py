@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.simulation import virtual
+from service.simulation import virtual
 from tests.simulation.findings import findings
 from tests.simulation.story import tell
 

@@ -12,9 +12,9 @@ from machines.checklist import DAILY_RESTART, Proof, Run, Seen, checked
 from machines.model import InstanceId, StepStatus
 from schemas.base import Json
 from service.ports import EventKey, LogRow
+from service.simulation.virtual import run as in_virtual_time
 from service.steps.report import downtime, markdown, run_of
 from tests.simulation.story import tell
-from tests.simulation.virtual import run as in_virtual_time
 
 LIFECYCLE = InstanceId("lifecycle/metrics")
 NOW = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
