@@ -31,6 +31,7 @@ from service.adapters.s3 import S3Storage
 from service.adapters.secrets import References
 from service.adapters.storage import StorageByScheme
 from service.clock import SystemClock, SystemIds
+from service.crash import crash_point
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.records import canonical
@@ -155,8 +156,10 @@ class Service:
             tasks.create_task(self._look(store))
             tasks.create_task(self._keep_up(store))
             await self._until_up("PostgreSQL", lambda: self._take_stock(store))
+            crash_point("serve.after_keep")
             gated = [name for name, system in self._systems.items() if system.gate is not None]
             await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards, gated))
+            crash_point("serve.after_declare")
             work = await self._work(stack, store, broker)
             for shard in range(engine.shards):
                 owner = Owner(
@@ -167,6 +170,7 @@ class Service:
                 tasks.create_task(owner.run())
             tasks.create_task(work())
             await self._until_up("PostgreSQL", lambda: store.signal(self._registrations()))
+            crash_point("serve.after_register")
             log.info("serve.began", systems=sorted(self._systems), name=self._name, health=web.url)
             if self._ready is not None:
                 self._ready()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from service.crash import crash_point
 from service.errors import Full, Missing, Permanent, RelightError, Retry
 from service.ports import Stored
 
@@ -157,12 +158,14 @@ def _publish(file: BinaryIO, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
+    crash_point("storage.after_aside")
     os.replace(file.name, path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+    crash_point("storage.after_publish")
 
 
 def _discard(file: BinaryIO) -> None:

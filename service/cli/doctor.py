@@ -6,6 +6,7 @@ What one system's file needs is looked at in `doctor_systems.py`.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from schemas.system import System
@@ -39,13 +40,14 @@ def doctor(screen: Screen, paths: Sequence[Path], as_json: bool) -> int:
 
 
 def crash_points(screen: Screen, as_json: bool) -> int:
-    """The places that RELIGHT_CRASH_AT may name, with what is true there."""
-    from service.crash import NAMES
+    """The places that RELIGHT_CRASH_AT may name, with what stands and what does not when the process dies there."""
+    from service.crash import POINTS
 
     if as_json:
-        screen.json(NAMES)
+        screen.json({name: asdict(point) for name, point in POINTS.items()})
     else:
-        screen.table(("RELIGHT_CRASH_AT", "THERE"), list(NAMES.items()))
+        lines = [(name, point.where, f"{point.stands}; {point.missing}") for name, point in POINTS.items()]
+        screen.table(("RELIGHT_CRASH_AT", "IN", "WHAT STANDS THERE; WHAT DOES NOT"), lines)
     return 0
 
 

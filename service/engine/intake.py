@@ -148,6 +148,8 @@ class Intake:
                 signals, timers = await self._inside(now)
                 # Due times last: what has arrived by now was in time, however long we could not look at it.
                 everything = [*signals, *arrived, *timers]
+                if everything:
+                    crash_point("intake.after_read")
                 if any(delivery.redelivered for delivery in deliveries):
                     await self._one_by_one(everything, tried)
                 else:
@@ -162,6 +164,8 @@ class Intake:
                 self._signalled = self._timers_moved = True
                 failures += 1
                 await self._back_off(error, failures)
+        if timers:
+            crash_point("timers.after_commit")
         crash_point("intake.after_commit")
         if deliveries:
             await self._lanes.ack(deliveries)
@@ -179,6 +183,8 @@ class Intake:
             self._signalled = True
         if now < self._timers_from:
             timers = ()
+        if timers:
+            crash_point("timers.after_read")
         return (
             [from_signal(signal, self._definitions, now) for signal in signals],
             [self._timer_event(timer, now) for timer in timers],
@@ -217,6 +223,7 @@ class Intake:
                 if failed or (suspicious and not attempts):
                     counted = await self._store.count_attempt(self._ownership.shard, self._ownership.token, one.key)
                     tried[one.key] = attempts = max(attempts, counted)
+                    crash_point("intake.after_count")
                 if attempts > ATTEMPTS:
                     await self._bury(one, f"tried alone {ATTEMPTS} times without an end", attempts - 1)
                     break
@@ -306,6 +313,7 @@ class Intake:
         except BaseException:
             self._outbox.give_back(sent)
             raise
+        crash_point("intake.after_write")
         self._outbox.deleted(sent)
         if sent:
             crash_point("outbox.after_delete")

@@ -110,6 +110,8 @@ class Outbox:
             self._reading = False
         gone = self._handed.union(self._sent)
         self._rows = deque(row for row in rows if row.id not in gone)
+        if self._rows:
+            crash_point("outbox.after_read")
         self._more = len(self._rows) > BOUND
 
     async def _publish(self) -> None:
@@ -151,6 +153,7 @@ class Outbox:
             # There it is where it should be; it may stand there twice, with the same id.
             self._sent.append(row.id)
             return True
+        crash_point("outbox.after_second_way")
         why = "a queue bound to relight.status refused it; it stands in relight.status.log"
         await self._store.undeliverable(self._ownership.shard, self._ownership.token, row.id, why)
         log.warning("outbox.undelivered", shard=self._ownership.shard, row=row.id, key=row.message.routing_key, why=why)

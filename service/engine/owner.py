@@ -104,6 +104,7 @@ class Owner:
         finally:
             self.owns = False
             metrics.SHARDS_OWNED.dec()
+            crash_point("owner.before_release")
             await self._release(ownership)
         if broke:
             # The lease is given back first: another replica, perhaps without the fault, is quicker.
@@ -127,6 +128,7 @@ class Owner:
                 said = True
                 pause = min(0.2, left)
                 continue
+            crash_point("owner.after_renew")
             self._until = asked + self._lease.total_seconds() * (1 - MARGIN)
             self.trouble = None
             said = False
@@ -134,6 +136,7 @@ class Owner:
 
     async def _decide(self, ownership: Ownership) -> None:
         async with self._broker.lanes(self.shard) as lanes, self._broker.publisher() as publisher:
+            crash_point("owner.after_open")
             outbox = Outbox(self._store, publisher, ownership, self._clock)
             intake = Intake(
                 self._store, lanes, outbox, self._definitions(), ownership, self._clock, size=self._batch

@@ -175,6 +175,7 @@ class Performer:
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (row.attempt - 1)) * (0.5 + self._ids.random())
         ready_at = self._clock.now() + (after if after is not None else timedelta(seconds=pause))
         await self._record(row, began, StepStatus.READY, {}, why, ready_at)
+        crash_point("runner.after_retry")
 
     async def _record(
         self,
@@ -223,6 +224,7 @@ class Performer:
     async def _wait(self, row: StepRow, waiting: Waiting) -> None:
         signal = self._signal(row, "waiting", whom=waiting.whom, until=waiting.until)
         await self._patiently(lambda: self._store.wait(row, waiting.until, signal))
+        crash_point("runner.after_wait")
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """The renewal beside it gives the claim up when the outage outlasts the lease."""

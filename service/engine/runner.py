@@ -142,12 +142,14 @@ class Runner:
 
     async def _let_go(self, row: StepRow) -> None:
         """The action has ended: what waited for that may begin. After a lease it would begin anyway."""
+        crash_point("runner.before_let_go")
         try:
             async with asyncio.timeout(self._lease.total_seconds()):
                 await patiently(self._clock, lambda: self._store.let_go(row))
         except (TimeoutError, RelightError) as error:
             log.warning("runner.not_let_go", instance=row.key.instance, step=row.key.name, error=str(error))
         else:
+            crash_point("runner.after_let_go")
             log.info("runner.let_go", instance=row.key.instance, step=row.key.name)
 
     async def _renew(self, row: StepRow, asked: float) -> None:
@@ -168,5 +170,6 @@ class Runner:
                     raise LostLease(f"the claim of {row.key.name} could not be renewed in time") from error
                 pause = min(RENEW_AGAIN, max(until - self._clock.monotonic(), 0.0))
                 continue
+            crash_point("runner.after_renew")
             until = asked + lease * (1 - MARGIN)
             pause = lease / 4

@@ -19,6 +19,7 @@ from schemas.components import ByCommand, ByHttp, Command
 from schemas.envelope import CloudEvent
 from schemas.events import PREFIX, AnswerOutcome, ParticipantAnswered
 from schemas.notifications import CommandData
+from service.crash import crash_point
 from service.errors import Permanent, Retry
 from service.ports import SILENT, StepContext, Waiting
 from service.steps.naming import environment, folder
@@ -116,6 +117,7 @@ async def run(
         )
     except Retry as error:
         raise Unheard(f"{component} was told to {command} by {program}: {error}", error.after) from error
+    crash_point("participant.after_program")
     if status != 0:
         # Hidden first and cut then: half of a secret would be found by nobody.
         said = context.world.secrets.hide(errors.strip())[-SAID:] or "nothing"

@@ -14,6 +14,7 @@ from machines.model import PlannedStep
 from schemas.base import Json
 from schemas.components import ByCommand, ByHttp, BySignal, Command, Component, OnSilence, Participant
 from schemas.system import System
+from service.crash import crash_point
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer, Unheard, answer, ask, place, post, run, silent
@@ -158,4 +159,5 @@ class Flush(Tell):
             raise Permanent(
                 f"{name} flushed to {said.where} and says its SHA-256 is {said.digest}, but read back it is {found}"
             )
+        crash_point("participant.after_read_back")
         return Done({**said.evidence(), "read_back": True, "bytes": len(content)})

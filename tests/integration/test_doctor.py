@@ -15,7 +15,7 @@ from yarl import URL
 from service.adapters.postgres import diagnose, migrate
 from service.adapters.rabbitmq import diagnose as diagnose_broker
 from service.cli import main
-from service.crash import NAMES
+from service.crash import POINTS
 from service.embedded import RabbitServer
 from service.embedded.users import BrokerUser, provide_users
 from service.errors import Unavailable
@@ -202,4 +202,4 @@ def test_crash_points_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(sys, "argv", ["relight", "doctor", "--crash-points"])
     assert main.run() == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in NAMES)
+    assert all(name in out and point.where in out for name, point in POINTS.items())

@@ -18,6 +18,7 @@ from schemas.base import NAME_PATTERN
 from service.adapters.processes import record
 from service.adapters.processes.strangers import strangers
 from service.children import base_environment
+from service.crash import crash_point, for_supervisor
 from service.errors import Permanent, Retry
 from service.ports import Clock, ProcessState
 
@@ -96,6 +97,7 @@ class SupervisedProcesses:
             raise Retry(f"{name} does not run, so it cannot be sent {signal_name}")
         if number in ENDS:
             record.note_ending(self._folder(name), found)
+            crash_point("processes.after_note")
         try:
             if number is signal.SIGKILL:
                 # Its group is its own (the supervisor gave it a session), and exists while the process does.
@@ -106,6 +108,7 @@ class SupervisedProcesses:
             raise Retry(f"{name} ended before it was sent {signal_name}") from error
         except PermissionError as error:
             raise Permanent(f"Relight may not send {signal_name} to {name} (pid {found.pid})") from error
+        crash_point("processes.after_signal")
 
     async def wait_stopped(self, name: str, timeout: timedelta) -> ProcessState:
         """Waits until it has ended; the state then, running or not."""
@@ -162,7 +165,7 @@ class SupervisedProcesses:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                env={**base_environment(), "PYTHONPATH": str(ROOT)},
+                env={**base_environment(), "PYTHONPATH": str(ROOT), **for_supervisor()},
                 cwd="/",
                 start_new_session=False,
             )
@@ -173,6 +176,7 @@ class SupervisedProcesses:
                 supervisor.stdin.write(order)
                 await supervisor.stdin.drain()
                 supervisor.stdin.close()
+                crash_point("processes.after_order")
                 line = await supervisor.stdout.readline()
                 await supervisor.wait()
         except (TimeoutError, OSError) as error:

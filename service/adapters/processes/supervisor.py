@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service.adapters.processes.record import LOCK, LOG, Record, boot, is_ending, read, runs, start_time, write
+from service.crash import crash_point
 
 LOG_BYTES = 8 * 1024 * 1024
 """Bytes of a log before it is copied to `output.log.1` and begun anew; lines written during the copy may be lost."""
@@ -51,6 +52,7 @@ def main() -> int:
             ending = is_ending(folder, known)
             _answer({"pid": known.pid, "started": known.started, "adopted": not ending, "ending": ending})
             return 0
+        crash_point("supervisor.before_fork")
         try:
             record = _start(folder, order)
         except OSError as error:
@@ -58,6 +60,7 @@ def main() -> int:
             return 1
     _answer({"pid": record.pid, "started": record.started, "adopted": False})
     status = _stand_by(folder, record)
+    crash_point("supervisor.before_status")
     if (now := read(folder)) is not None and (now.pid, now.started) == (record.pid, record.started):
         write(folder, Record(**{**vars(record), "ended": _now(), "exit_status": status}))
     return 0
@@ -78,9 +81,11 @@ def _start(folder: Path, order: dict[str, object]) -> Record:
         _become(command, environment, log, go_read, failed_write)
     os.close(go_read)
     os.close(failed_write)
+    crash_point("supervisor.after_fork")
     started = start_time(pid)
     record = Record(str(order["name"]), pid, started or 0, boot(), os.getpid(), str(log), _now())
     write(folder, record)
+    crash_point("supervisor.after_record")
     os.write(go_write, b"!")
     os.close(go_write)
     with os.fdopen(failed_read, "rb") as failed:
@@ -89,6 +94,7 @@ def _start(folder: Path, order: dict[str, object]) -> Record:
         os.waitpid(pid, 0)
         write(folder, Record(**{**vars(record), "ended": _now(), "exit_status": 127}))
         raise OSError(int(number), "", command[0])
+    crash_point("supervisor.after_leave")
     return record
 
 

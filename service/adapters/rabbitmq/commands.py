@@ -5,6 +5,7 @@ from datetime import datetime
 
 from service.adapters.rabbitmq.names import COMMANDS_EXCHANGE
 from service.adapters.rabbitmq.publisher import BatchPublisher
+from service.crash import crash_point
 from service.errors import Retry
 from service.ports import Clock, OutMessage, Sent
 
@@ -25,9 +26,12 @@ class RabbitCommands:
         command may have arrived: participants know its id), Retry when the participant's own queue refuses it.
         """
         message = OutMessage(COMMANDS_EXCHANGE, routing_key, command_id, body)
+        crash_point("commands.before_publish")
         (verdict,) = await self._publisher.publish([message], mandatory=True, expiration=self._left(body))
         if verdict is Sent.NACKED:
             raise Retry(f"the broker refused the command {command_id}: a queue bound to {routing_key} is full")
+        if verdict is Sent.CONFIRMED:
+            crash_point("commands.after_confirm")
         return verdict is Sent.CONFIRMED
 
     def _left(self, body: str) -> int | None:
