@@ -24,12 +24,19 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Published:
-    """One event as its publisher logged it; `instance` is the one that it means, None when it means none."""
+    """One event as its publisher logged it; `instance` is the one that it means, None when it means none.
+
+    `others` are further instances that it means. `at`: the Unix time of its verdict. `order` numbers operations for the
+    gate in the order in which they must leave it, None for whatever is no operation.
+    """
 
     source: str
     id: str
     verdict: Verdict
     instance: str | None = None
+    others: tuple[str, ...] = ()
+    at: float | None = None
+    order: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,26 +125,107 @@ class Notification:
 class Effect:
     """What a step really did, written by the effect itself. `key`: the idempotency key it was given, if any.
 
-    `what` is `start` and `stop` for a process' life, else the command it performed.
+    `what` is `start` and `stop` for a process' life, else the command it performed. `token`: the fencing token that it
+    was given, if any.
     """
 
     component: str
     what: str
     key: str | None = None
     pid: int | None = None
+    token: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A machine as its committed table has it: states, and pairs (from, to) of its transitions."""
+    """One version of a machine as its committed table has it: states, and pairs (from, to) of its transitions.
+
+    `initial`: where an instance begins. `resting`: the states, final ones included, in which nothing is waited for.
+    """
 
     states: frozenset[str]
     edges: frozenset[tuple[str, str]]
+    initial: str | None = None
+    resting: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Timer:
+    """A due time that still stands in the table."""
+
+    instance: str
+    entry: int
+    kind: str
+    due_at: datetime
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write to Relight's tables as a witness beside the table saw it, in the order of the writes.
+
+    `what` is `snapshot` (an owner's), `record` (a worker's report), or `claim` (of a step). `token` is the writer's
+    own; `held` the one that was given last for that shard or step, for a claim the one that still lasted, or 0.
+    """
+
+    what: str
+    key: str
+    token: int
+    held: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A message of a system's queue of operations, in the order of the queue. `body` is all of it, for comparison."""
+
+    source: str
+    id: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A fault that a run was to suffer: a crash point by name, or what else was broken. `hit`: it really happened."""
+
+    what: str
+    hit: bool
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to an instance after the last fault. `after`: seconds from that fault to its outcome, None: never."""
+
+    instance: str
+    source: str
+    id: str
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was done to the service, and what the run must have had to prove anything.
+
+    `began` and `last_fault` are Unix times. `places`: the crash points that must be among the strikes that hit.
+    `minimum_rate`: events that had to be confirmed per second in each `window` (seconds) between the two.
+    """
+
+    began: float
+    last_fault: float
+    strikes: Sequence[Strike]
+    places: frozenset[str]
+    minimum_rate: float
+    probes: Sequence[Probe]
+    window: float = 30.0
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything of one run. `documents`: SHA-256 (hex) by URL of the documents that still exist."""
+    """Everything of one run. `documents`: SHA-256 (hex) by URL of the documents that still exist.
+
+    `machines` by name and version. None stands for what nobody watched: `heard` is the log of a subscriber that
+    listened all along, `writes` a witness' beside the tables, `operations` what the queue of the gate gave, `run` what
+    was done to the service. `undelivered`: ids of notifications that only the status log took. `taken_at`: when the
+    tables were read, by their own clock.
+    """
 
     published: Sequence[Published] = ()
     log: Sequence[LogRow] = ()
@@ -149,8 +237,25 @@ class Evidence:
     newest_token: int = 0
     notifications: Sequence[Notification] = ()
     effects: Sequence[Effect] = ()
-    machines: Mapping[str, Table] = field(default_factory=dict)
+    machines: Mapping[tuple[str, int], Table] = field(default_factory=dict)
     documents: Mapping[str, str] = field(default_factory=dict)
+    heard: Sequence[Notification] | None = None
+    undelivered: Sequence[str] = ()
+    timers: Sequence[Timer] = ()
+    writes: Sequence[Write] | None = None
+    operations: Sequence[Operation] | None = None
+    taken_at: datetime | None = None
+    run: Run | None = None
+
+
+def by_instance(log: Sequence[LogRow]) -> dict[str, list[LogRow]]:
+    """The rows of each instance, in the order of `seq`."""
+    logs: dict[str, list[LogRow]] = {}
+    for row in log:
+        logs.setdefault(row.instance, []).append(row)
+    for rows in logs.values():
+        rows.sort(key=lambda row: row.seq)
+    return logs
 
 
 async def dump(postgres_url: str) -> dict[str, Any]:
@@ -165,6 +270,11 @@ async def dump(postgres_url: str) -> dict[str, Any]:
             outbox = await connection.fetch("SELECT message_id FROM relight.outbox ORDER BY shard, id")
             dead = await connection.fetch("SELECT source, event_id, reasons FROM relight.dead_letters ORDER BY id")
             newest = await connection.fetchval("SELECT coalesce(max(token), 0) FROM relight.shards")
+            undelivered = await connection.fetch("SELECT message_id FROM relight.undelivered ORDER BY id")
+            timers = await connection.fetch("SELECT * FROM relight.timers ORDER BY due_at")
+            taken_at = await connection.fetchval("SELECT clock_timestamp()")
+            witnessed = await connection.fetchval("SELECT to_regclass('witness.writes') IS NOT NULL")
+            writes = await connection.fetch("SELECT * FROM witness.writes ORDER BY number") if witnessed else None
     finally:
         await connection.close(timeout=10)
     return {
@@ -175,6 +285,10 @@ async def dump(postgres_url: str) -> dict[str, Any]:
         "outbox": [row["message_id"] for row in outbox],
         "dead": [DeadLetter(row["source"], row["event_id"], tuple(row["reasons"])) for row in dead],
         "newest_token": newest,
+        "undelivered": [row["message_id"] for row in undelivered],
+        "timers": [_only(Timer, row) for row in timers],
+        "taken_at": taken_at,
+        "writes": None if writes is None else [_only(Write, row) for row in writes],
     }
 
 
@@ -208,6 +322,18 @@ def read_effects(path: Path) -> list[Effect]:
     """The effects' own log: one JSON object a line, in the order they happened."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [Effect(**json.loads(line)) for line in lines]
+
+
+def operation(body: bytes) -> Operation:
+    """A message of the queue of operations. Raises ValueError when it is no CloudEvent with source and id."""
+    found = json.loads(body)
+    return Operation(found["source"], found["id"], body.decode())
+
+
+def read_heard(path: Path) -> list[Notification]:
+    """A subscriber's log: one JSON object a line, in the order in which it heard them, repetitions included."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Notification(**json.loads(line)) for line in lines]
 
 
 def notification(routing_key: str, body: bytes) -> Notification:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from machines.registry import MACHINES
+from machines.registry import VERSIONS
 from tests.faults import doubles
 from tests.faults.evidence import Evidence, Table, dump, read_effects, read_published
 from tests.faults.load import Load, status_log
@@ -84,14 +84,16 @@ def describe(folder: Path, effects: Path, user: str) -> dict[str, Any]:
     }
 
 
-def tables_of_machines() -> dict[str, Table]:
+def tables_of_machines() -> dict[tuple[str, int], Table]:
     """The committed tables as plain data, for a checker that imports nothing of ours."""
     return {
-        name: Table(
+        key: Table(
             frozenset(str(state.name) for state in machine.states),
             frozenset((str(source), str(t.target)) for t in machine.transitions for source in t.sources),
+            str(machine.initial),
+            frozenset(str(state.name) for state in machine.states if state.resting or state.final),
         )
-        for name, machine in MACHINES.items()
+        for key, machine in VERSIONS.items()
     }
 
 

@@ -1,197 +1,32 @@
 """The checker is checked: a clean run yields nothing, and each planted fault is found by its name."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 
 from tests.faults.checker import Fault, check
-from tests.faults.evidence import (
-    DeadLetter,
-    Effect,
-    Evidence,
-    InboxRow,
-    InstanceRow,
-    LogRow,
-    Notification,
-    Published,
-    StepRow,
-    Table,
-    Verdict,
+from tests.faults.clean import (
+    ALERT,
+    LIFECYCLE,
+    MACHINES,
+    PROBE,
+    T0,
+    URL,
+    altered_record,
+    clean_run,
+    during,
+    put,
+    swap,
+    without,
 )
-
-T0 = datetime(2025, 3, 2, 1, 45, tzinfo=UTC)
-ALERT, LIFECYCLE = "alert/shop/load", "lifecycle/shop"
-PROBE = "probe"
-PRESERVING = "preparing_for_restart.preserving"
-SEAL = "5ea1" * 16
-URL = "file:///snapshots/one.json"
-MACHINES = {
-    "alert": Table(
-        frozenset({"normal", "warning", "critical"}), frozenset({("normal", "critical"), ("critical", "normal")})
-    ),
-    "lifecycle": Table(
-        frozenset(
-            {"operational", "preparing_for_restart.preserving", "shutting_down", "starting_up.initializing",
-             "starting_up.verifying", "starting_up.restoring"}
-        ),
-        frozenset(
-            {("operational", "preparing_for_restart.preserving"), ("preparing_for_restart.preserving", "shutting_down"),
-             ("shutting_down", "starting_up.initializing"), ("starting_up.initializing", "starting_up.verifying"),
-             ("starting_up.verifying", "starting_up.restoring"), ("starting_up.restoring", "operational")}
-        ),
-    ),
-}  # fmt: skip
-
-
-class Journal:
-    """Writes what an honest engine would: log rows, their notifications, and the snapshot after them."""
-
-    def __init__(self, instance: str, state: str) -> None:
-        self.instance, self.state = instance, state
-        self.machine, self.system = instance.split("/")[:2]
-        self.rows: list[LogRow] = []
-        self.notes: list[Notification] = []
-        self.entry = 0
-        self.entered = T0
-        self.data: dict[str, Any] = {}
-
-    def move(self, to: str, event: str, changes: dict[str, Any] | None = None, source: str = PROBE) -> None:
-        self.entry += 1
-        self.entered = T0 + timedelta(seconds=len(self.rows))
-        merged = {**self.data, **(changes or {})}
-        self.data = {key: value for key, value in merged.items() if value is not None}
-        self._append("transition", to, event, source, reason="because", changes=changes or {})
-
-    def refuse(self, event: str) -> None:
-        self._append("refusal", self.state, event, PROBE, reasons=["not now"])
-
-    def _append(self, kind: str, to: str, event: str, source: str, **extra: Any) -> None:
-        seq = len(self.rows) + 1
-        record = {
-            "kind": kind, "instance": self.instance, "system": self.system, "machine": self.machine,
-            "machine_version": 1, "config_hash": "c0", "epoch": 1, "seq": seq, "from": self.state, "to": to,
-            "event": {"type": "relight.test", "id": event, "source": source, "user": "ana"},
-            "snapshot": {
-                "state": to, "entry": self.entry, "entered_at": self.entered.isoformat(), "dwell_until": None,
-                "deadline_at": None, "data": dict(self.data),
-            },
-            **extra,
-        }  # fmt: skip
-        text = json.dumps(record, sort_keys=True)
-        previous = self.rows[-1].hash if self.rows else ""
-        digest = hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()
-        self.rows.append(
-            LogRow(self.instance, 1, seq, kind, self.state, to, source, event, 1, "c0", text, previous, digest)
-        )
-        same = {key: record[key] for key in ("system", "machine", "instance", "epoch", "seq", "event")}
-        if kind == "transition":
-            said = {**same, **{key: record[key] for key in ("from", "to", "reason", "snapshot")}}
-        else:
-            said = {**same, "state": to, "reasons": record["reasons"]}
-        name, word = (kind, to) if kind == "transition" else ("refused", "_refused")
-        key = f"{self.system}.{self.machine}.{word}"
-        self.notes.append(Notification(f"1:{self.instance}:{seq}", name, key, said))
-        self.state = to
-
-    def snapshot(self, token: int) -> InstanceRow:
-        return InstanceRow(
-            self.instance, self.machine, 1, "c0", 1, len(self.rows), self.state, self.entry, self.entered, None, None,
-            json.dumps(self.data), self.rows[-1].hash, token,
-        )  # fmt: skip
-
-
-def step(entry: int, state: str, name: str, action: str, token: int, **result: Any) -> StepRow:
-    component = name.split(":")[1] if ":" in name and action != "check.run" else None
-    return StepRow(LIFECYCLE, entry, name, state, action, component, "done", 1, token, result)
+from tests.faults.evidence import Effect, Evidence, Operation, Published, Strike, Table, Verdict, Write
 
 
 @pytest.fixture
 def clean() -> Evidence:
-    """Two alerts' moves, one refusal, one absorbed event, one dead letter, and a whole restart with its effects."""
-    alert, life = Journal(ALERT, "normal"), Journal(LIFECYCLE, "operational")
-    alert.move("critical", "m1", {"level": "critical", "since": "then"})
-    alert.move("normal", "m2", {"level": "normal", "since": None})
-    alert.refuse("m3")
-    life.move("preparing_for_restart.preserving", "r1")
-    for to in ("shutting_down", "starting_up.initializing", "starting_up.verifying", "starting_up.restoring"):
-        life.move(to, f"done-{to}", source="relight/runner")
-    life.move("operational", "up", source="relight/runner")
-    steps = [
-        step(1, PRESERVING, "pause:worker", "participant.pause", 10, by="command"),
-        step(1, PRESERVING, "seal", "snapshot.seal", 11, url=URL, sha256=SEAL),
-        step(1, PRESERVING, "verify_snapshot", "snapshot.verify", 12, sha256=SEAL, verified=True),
-        step(2, "shutting_down", "stop:worker", "component.stop", 13),
-        step(3, "starting_up.initializing", "start:worker", "component.start", 14),
-        step(4, "starting_up.verifying", "check:0", "check.run", 15, passed=True),
-        step(5, "starting_up.restoring", "resume:worker", "participant.resume", 16, by="command"),
-    ]  # fmt: skip
-    kinds = [("m1", ALERT, "applied"), ("m2", ALERT, "applied"), ("m3", ALERT, "refused"), ("m4", ALERT, "absorbed")]
-    inbox = [InboxRow(PROBE, event, {instance: outcome}) for event, instance, outcome in kinds]
-    inbox += [InboxRow(PROBE, "r1", {LIFECYCLE: "applied"}), InboxRow(PROBE, "bad", {"-": "dead"})]
-    published = [Published(PROBE, event, Verdict.CONFIRMED, instance) for event, instance, _ in kinds]
-    published += [
-        Published(PROBE, "r1", Verdict.CONFIRMED, LIFECYCLE),
-        Published(PROBE, "bad", Verdict.CONFIRMED),
-        Published(PROBE, "gone", Verdict.UNKNOWN, ALERT),
-    ]
-    between = [note for pair in zip(alert.notes, life.notes, strict=False) for note in pair]
-    return Evidence(
-        published=published,
-        log=[*alert.rows, *life.rows],
-        instances=[alert.snapshot(20), life.snapshot(20)],
-        inbox=inbox,
-        steps=steps,
-        dead=[DeadLetter(PROBE, "bad", ("no such system",))],
-        newest_token=20,
-        # The second is told twice, as after a crash between confirm and record.
-        notifications=[*between, alert.notes[1], *life.notes[3:]],
-        effects=[
-            Effect("worker", "start", pid=100),
-            Effect("worker", "pause", f"{LIFECYCLE}:1:pause:worker", 100),
-            Effect("worker", "stop", pid=100),
-            Effect("worker", "start", pid=101),
-            Effect("worker", "resume", f"{LIFECYCLE}:5:resume:worker", 101),
-        ][1:],
-        machines=MACHINES,
-        documents={URL: SEAL},
-    )
-
-
-def altered_record(evidence: Evidence, index: int, change: Callable[[dict[str, Any]], None]) -> Evidence:
-    """The log with one record changed and the chain made anew: only a fold or a comparison can find it."""
-    rows = list(evidence.log)
-    record = json.loads(rows[index].record)
-    change(record)
-    rows[index] = replace(rows[index], record=json.dumps(record, sort_keys=True))
-    for i, row in enumerate(rows):
-        if row.instance == rows[index].instance:
-            earlier = [r for r in rows[:i] if r.instance == row.instance]
-            previous = earlier[-1].hash if earlier else ""
-            digest = hashlib.sha256(f"{previous}\n{row.record}".encode()).hexdigest()
-            rows[i] = replace(row, previous=previous, hash=digest)
-    heads = {row.instance: row.hash for row in rows}
-    return replace(evidence, log=rows, instances=[replace(one, hash=heads[one.instance]) for one in evidence.instances])
-
-
-def swap(items: Any, one: int, other: int) -> list[Any]:
-    changed = list(items)
-    changed[one], changed[other] = changed[other], changed[one]
-    return changed
-
-
-def put(items: Any, index: int, **changes: Any) -> list[Any]:
-    changed = list(items)
-    changed[index] = replace(changed[index], **changes)
-    return changed
-
-
-def without(items: Any, index: int) -> list[Any]:
-    return [item for i, item in enumerate(items) if i != index % len(items)]
+    return clean_run()
 
 
 PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
@@ -253,14 +88,37 @@ PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
         lambda e: replace(e, instances=without(e.instances, 0)), Fault.WRONG_FOLD,
     ),
     "a state is not in the table": (
-        lambda e: replace(e, machines={**MACHINES, "alert": Table(frozenset({"normal"}), frozenset())}),
+        lambda e: replace(e, machines={**MACHINES, ("alert", 1): Table(frozenset({"normal"}), frozenset())}),
         Fault.UNKNOWN_STATE,
     ),
     "a move is not in the table": (
         lambda e: replace(
-            e, machines={**MACHINES, "alert": replace(MACHINES["alert"], edges=frozenset({("normal", "critical")}))}
+            e,
+            machines={
+                **MACHINES, ("alert", 1): replace(MACHINES["alert", 1], edges=frozenset({("normal", "critical")}))
+            },
         ),
         Fault.UNKNOWN_EDGE,
+    ),
+    "a move is in the newest table and not in that of its version": (
+        lambda e: replace(
+            e,
+            machines={
+                ("alert", 2): MACHINES["alert", 1], **MACHINES,
+                ("alert", 1): replace(MACHINES["alert", 1], edges=frozenset({("normal", "critical")})),
+            },
+        ),
+        Fault.UNKNOWN_EDGE,
+    ),
+    "an instance begins elsewhere than its machine": (
+        lambda e: replace(e, machines={**MACHINES, ("alert", 1): replace(MACHINES["alert", 1], initial="warning")}),
+        Fault.UNKNOWN_EDGE,
+    ),
+    "an instance changed its file in the middle of a restart": (
+        lambda e: altered_record(
+            replace(e, log=put(e.log, 4, config_hash="c1")), 4, lambda record: record.update(config_hash="c1")
+        ),
+        Fault.MOVED_UNDER_WAY,
     ),
     "an older generation wrote after a newer one": (
         lambda e: replace(e, log=put(e.log, 1, epoch=0)), Fault.OLD_EPOCH,
@@ -270,6 +128,104 @@ PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
     ),
     "a worker of a past claim wrote a later step": (
         lambda e: replace(e, steps=put(e.steps, 5, token=9)), Fault.OLD_TOKEN,
+    ),
+    "an owner whose lease was taken over wrote a snapshot": (
+        lambda e: replace(e, writes=[*(e.writes or ()), Write("snapshot", ALERT, 19, 20)]), Fault.OLD_TOKEN,
+    ),
+    "a worker recorded under a claim that was given anew": (
+        lambda e: replace(e, writes=put(e.writes, 1, held=11)), Fault.OLD_TOKEN,
+    ),
+    "a participant obeyed an old token": (
+        lambda e: replace(e, effects=put(e.effects, -1, token=9)), Fault.OLD_TOKEN,
+    ),
+    "a step was claimed that somebody was at": (
+        lambda e: replace(e, writes=put(e.writes, 0, held=9)), Fault.STOLEN_CLAIM,
+    ),
+    "nothing was said of a dead letter": (
+        lambda e: replace(e, notifications=[note for note in e.notifications if note.id != "refused:bad"]),
+        Fault.UNTOLD_DEATH,
+    ),
+    "the subscriber never heard what stands in the status log": (
+        lambda e: replace(e, heard=[note for note in e.heard or () if note.id != e.notifications[2].id]),
+        Fault.UNHEARD_NOTIFICATION,
+    ),
+    "the subscriber heard what does not stand in the status log": (
+        lambda e: replace(e, heard=[*(e.heard or ()), replace(e.notifications[0], id="1:alert/shop/load:9")]),
+        Fault.INVENTED_NOTIFICATION,
+    ),
+    "the subscriber heard other words": (
+        lambda e: replace(e, heard=put(e.heard, 1, data={**e.heard[1].data, "reason": "other"} if e.heard else {})),
+        Fault.ALTERED_NOTIFICATION,
+    ),
+    "the subscriber heard them in another order": (
+        lambda e: replace(e, heard=swap(e.heard, 1, 3)), Fault.SWAPPED_NOTIFICATIONS,
+    ),
+    "an operation that was taken in never left": (
+        lambda e: replace(e, operations=e.operations[:2] if e.operations else ()), Fault.LOST_OPERATION,
+    ),
+    "an operation was refused and released": (
+        lambda e: replace(
+            e, inbox=[replace(r, outcomes={LIFECYCLE: "refused"}) if r.id == "o2" else r for r in e.inbox]
+        ),
+        Fault.INVENTED_OPERATION,
+    ),
+    "an operation was released that nobody asked for": (
+        lambda e: replace(e, operations=[*(e.operations or ()), Operation(PROBE, "o9", "do o9")]),
+        Fault.INVENTED_OPERATION,
+    ),
+    "an operation was released again with other words": (
+        lambda e: replace(e, operations=put(e.operations, 2, body="do it")), Fault.ALTERED_OPERATION,
+    ),
+    "an operation was released again when others followed": (
+        lambda e: replace(e, operations=put(e.operations, 2, id="o1", body="do o1")),
+        Fault.DOUBLED_OPERATION,
+    ),
+    "operations left in another order than they came": (
+        lambda e: replace(e, operations=[*(e.operations or ())[:1], *reversed((e.operations or ())[2:])]),
+        Fault.SWAPPED_OPERATIONS,
+    ),
+    "a due time passed and nobody looked": (
+        lambda e: replace(e, taken_at=T0 + timedelta(minutes=6)), Fault.OVERDUE,
+    ),
+    "a timer outlived its state": (
+        lambda e: replace(e, timers=put(e.timers, 0, entry=5)), Fault.OVERDUE,
+    ),
+    "a state was not left when its time was over": (
+        lambda e: replace(
+            e,
+            machines={**MACHINES, ("alert", 1): replace(MACHINES["alert", 1], resting=frozenset())},
+            instances=put(e.instances, 0, deadline_at=T0),
+        ),
+        Fault.OVERDUE,
+    ),
+    "an instance stands where nothing will move it": (
+        lambda e: replace(e, machines={**MACHINES, ("alert", 1): replace(MACHINES["alert", 1], resting=frozenset())}),
+        Fault.STUCK,
+    ),
+    "an instance never answered after the last fault": (
+        lambda e: replace(e, inbox=[row for row in e.inbox if row.id != f"asked-{ALERT}"]), Fault.UNANSWERED,
+    ),
+    "an instance answered too late after the last fault": (
+        lambda e: during(e, probes=put(e.run.probes if e.run else (), 0, after=31.0)), Fault.UNANSWERED,
+    ),
+    "a crash point was never hit": (
+        lambda e: during(e, places=frozenset({"intake.after_commit", "intake.after_ack"})), Fault.INVALID_RUN,
+    ),
+    "a fault that was meant did not happen": (
+        lambda e: during(e, strikes=[*(e.run.strikes if e.run else ()), Strike("kill -9 of RabbitMQ", False)]),
+        Fault.INVALID_RUN,
+    ),
+    "nothing was done to the run": (
+        lambda e: during(e, strikes=(), places=frozenset()), Fault.INVALID_RUN,
+    ),
+    "hardly anything was confirmed while it suffered": (
+        lambda e: during(e, minimum_rate=2.1), Fault.INVALID_RUN,
+    ),
+    "nothing was confirmed in one stretch of it": (
+        lambda e: during(e, last_fault=105.0, window=3.0, minimum_rate=0.5), Fault.INVALID_RUN,
+    ),
+    "an instance was not asked anything": (
+        lambda e: during(e, probes=e.run.probes[1:] if e.run else ()), Fault.INVALID_RUN,
     ),
     "a row was never told": (
         lambda e: replace(e, notifications=without(e.notifications, 0)), Fault.MISSING_NOTIFICATION,

@@ -1,0 +1,42 @@
+"""Effects: each happened once under its key, was planned, and is recorded only if it happened. Rules only."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tests.faults.checker.findings import Fault, Finding
+from tests.faults.evidence import Evidence
+
+COMMANDS = "participant."
+"""How the actions begin whose effect is a participant's, under the step's idempotency key."""
+
+
+def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
+    """A participant's effect carries its step's key; a process tells when it begins and when it ends."""
+    planned = {step.key for step in evidence.steps}
+    steps = {step.key: step for step in evidence.steps if step.action.startswith(COMMANDS)}
+    counted = Counter(effect.key for effect in evidence.effects if effect.key is not None)
+    for key, count in counted.items():
+        if count > 1:
+            yield Finding(Fault.DOUBLED_EFFECT, f"{key} happened {count} times")
+        if key not in planned:
+            yield Finding(Fault.UNPLANNED_EFFECT, f"{key} happened and no step planned it")
+    for key, step in steps.items():
+        ran = "detail" not in step.result or step.result.get("running") is not False
+        if step.status == "done" and ran and step.result.get("by") == "command" and key not in counted:
+            yield Finding(Fault.MISSING_EFFECT, f"{key} is recorded as done and never happened")
+    for component in {effect.component for effect in evidence.effects}:
+        alive: int | None = None
+        starts = 0
+        for effect in (e for e in evidence.effects if e.component == component):
+            if effect.what == "start":
+                starts += 1
+                if alive is not None:
+                    yield Finding(Fault.DOUBLED_EFFECT, f"{component} was started while pid {alive} still ran")
+                alive = effect.pid
+            elif effect.what == "stop":
+                alive = None
+        done = [s for s in evidence.steps if s.name == f"start:{component}" and s.status == "done"]
+        if starts < len(done):
+            yield Finding(Fault.MISSING_EFFECT, f"{component} was started {starts} times, recorded {len(done)} times")
+        if starts > len({s.entry for s in evidence.steps if s.name == f"start:{component}"}):
+            yield Finding(Fault.DOUBLED_EFFECT, f"{component} was started {starts} times, planned less often")
