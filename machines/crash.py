@@ -48,15 +48,15 @@ def _points(explorer: Explorer, entry: Configuration, fate: Mapping[str, Outcome
     """Where the run stands after each commit until the state is left."""
     here: Configuration | None = entry
     passed: set[Key] = set()
-    while here is not None and here.state == entry.state and here.key() not in passed:
-        passed.add(here.key())
+    while here is not None and here.state == entry.state and here.whole not in passed:
+        passed.add(here.whole)
         yield here
         here = explorer.advance(here, fate, Exploration())
 
 
 def _end(explorer: Explorer, here: Configuration, fate: Mapping[str, Outcome]) -> Key:
     left = explorer.run_on(here, fate)
-    return left.key()
+    return left.whole
 
 
 def _what(point: Configuration, restarted: Configuration, fate: Mapping[str, Outcome]) -> str:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 
 from machines.chart import BUDGETS, Chart
 from machines.evidence import record
@@ -23,10 +24,11 @@ from machines.model import (
     Snapshot,
     StepFact,
     StepStatus,
-    Transition,
+    Verdict,
 )
 from machines.plan import plan
 from machines.samples import EVIDENCE, SPAN, STANDING, START, SYSTEMS, THIS_PLAN, instances, samples
+from machines.watching import HISTORY, Memory, Taken
 from schemas.base import Closed, Json
 from schemas.events import ApprovalDenied, ApprovalGiven, SystemRegistered
 from schemas.system import System
@@ -59,11 +61,18 @@ class Configuration:
     dwelled: bool = False
     proofs: frozenset[str] = frozenset()
 
+    @cached_property
     def key(self) -> Key:
+        """What is told apart when configurations are explored: all but the `HISTORY` that nobody reads."""
+        return (self.whole[0], tuple(pair for pair in self.whole[1] if pair[0] not in HISTORY), *self.whole[2:])
+
+    @cached_property
+    def whole(self) -> tuple[str, tuple[tuple[str, str], ...], bool, Key, int, bool, frozenset[str]]:
+        """The same with everything that is remembered."""
         # Steps of one position are alike: which of two checks failed makes no other course than the other one failing.
         steps = tuple(sorted((s.planned.position, s.planned.action, s.status, _outline(s.result)) for s in self.steps))
         data = tuple(sorted((name, _remembered(self.state, name, value)) for name, value in self.data.items()))
-        return (self.state, self.entered, data, steps, self.moment, self.dwelled, self.proofs)
+        return (self.state, data, self.entered, steps, self.moment, self.dwelled, self.proofs)
 
 
 @dataclass(frozen=True)
@@ -94,9 +103,11 @@ class Explorer:
 
     def __init__(self, machine: Machine, system: System, instance: InstanceId) -> None:
         self.machine, self.system, self.instance = machine, system, instance
-        self._watched = _Watch(machine)
-        self._chart = Chart(self._watched.machine)
+        self._taken = Taken(machine)
+        self._chart = Chart(self._taken.machine)
         self._samples = samples(machine, instance)
+        self._snapshot: tuple[Configuration, Snapshot, Memory] | None = None
+        self._events: dict[tuple[str, int, int], Event] = {}
         self._moments = 4 if any(state.dwell is not None and not state.steps for state in machine.states) else 1
 
     def explore(self, limit: int = 200_000) -> Exploration:
@@ -104,19 +115,19 @@ class Explorer:
         seen = Exploration()
         first = Configuration(str(self.machine.initial), False, {}, ())
         queue = deque([first])
-        seen.configurations[first.key()] = first
+        seen.configurations[first.key] = first
         while queue:
             here = queue.popleft()
-            key = here.key()
+            key = here.key
             for edge in self._next(here, seen):
-                there = edge.target.key()
+                there = edge.target.key
                 seen.edges.append((key, there, edge.trigger, edge.automatic))
                 if there not in seen.configurations:
                     seen.configurations[there] = edge.target
                     queue.append(edge.target)
             if len(seen.configurations) > limit:
                 raise RuntimeError(f"{self.instance}: more than {limit} configurations")
-        seen.opened = {i for i, transition in enumerate(self.machine.transitions) if i in self._watched.taken}
+        seen.opened = {i for i, transition in enumerate(self.machine.transitions) if i in self._taken.indexes}
         return seen
 
     def run_on(self, here: Configuration, fate: Mapping[str, Outcome]) -> Configuration:
@@ -185,7 +196,7 @@ class Explorer:
         """What a step's success changes while the state goes on: the data only, by a transition that stays."""
         if outcome is not Outcome.GOOD or On.STEP_DONE not in self._chart.possible(here.state):
             return here
-        verdict = self._chart.decide(On.STEP_DONE, self._facts(here, On.STEP_DONE, None))
+        verdict = self._decide(here, On.STEP_DONE, None, seen)
         if not isinstance(verdict, Move):
             return here
         seen.taken.add((here.state, On.STEP_DONE, verdict.target))
@@ -206,17 +217,7 @@ class Explorer:
     def _decided(
         self, here: Configuration, trigger: str, data: Closed | None, seen: Exploration
     ) -> Configuration | None:
-        facts = self._facts(here, trigger, data)
-        try:
-            verdict = self._chart.decide(trigger, facts)
-            # Asked twice the first time a pair moves: a verdict that depends on anything but the facts shows there.
-            first = isinstance(verdict, Move) and (here.state, trigger, verdict.target) not in seen.taken
-            again = self._chart.decide(trigger, facts) if first else verdict
-        except Exception as error:  # noqa: BLE001  # whatever a guard raises is a finding, named with its place
-            seen.faults["guard_raised", f"{here.state} on {trigger}"] = f"{type(error).__name__}: {error}"
-            return None
-        if verdict != again:
-            seen.faults["not_pure", f"{here.state} on {trigger}"] = "the same facts gave two different verdicts"
+        verdict = self._decide(here, trigger, data, seen)
         if not isinstance(verdict, Move):
             return None
         seen.taken.add((here.state, trigger, verdict.target))
@@ -237,27 +238,61 @@ class Explorer:
         steps = tuple(StepFact(step, StepStatus.PLANNED, 1) for step in planned)
         return Configuration(move.target, True, data, steps, here.moment, False, _proven(here))
 
-    def _facts(self, here: Configuration, trigger: str, data: Closed | None) -> Facts:
-        now = START + SPAN * here.moment
+    def _decide(self, here: Configuration, trigger: str, data: Closed | None, seen: Exploration) -> Verdict | None:
+        """The real chart's verdict. None: a guard raised. Whatever is wrong with how it was reached is noted."""
+        snapshot, memory = self._remembering(here)
+        memory.history_read = False
+        event = self._event(here, trigger, data)
+        facts = Facts(event.at, event, snapshot, self.system, here.steps)
+        try:
+            verdict = self._chart.decide(trigger, facts)
+            # Asked twice the first time a pair moves: a verdict that depends on anything but the facts shows there.
+            first = isinstance(verdict, Move) and (here.state, trigger, verdict.target) not in seen.taken
+            again = self._chart.decide(trigger, facts) if first else verdict
+        except Exception as error:  # noqa: BLE001  # whatever a guard raises is a finding, named with its place
+            seen.faults["guard_raised", f"{here.state} on {trigger}"] = f"{type(error).__name__}: {error}"
+            return None
+        if verdict != again:
+            seen.faults["not_pure", f"{here.state} on {trigger}"] = "the same facts gave two different verdicts"
+        if memory.history_read:
+            seen.faults["history_read", f"{here.state} on {trigger}"] = (
+                f"it depends on {' or '.join(sorted(HISTORY))}, which is taken to be for people alone: then take that "
+                "name out of HISTORY in machines/watching.py, so that configurations are told apart by it"
+            )
+        return verdict
+
+    def _event(self, here: Configuration, trigger: str, data: Closed | None) -> Event:
+        key = (trigger, id(data), here.moment)  # the samples live as long as the explorer
+        if (known := self._events.get(key)) is not None:
+            return known
         name = "operator.acted" if trigger.startswith("operator.") else trigger
         # Who asks for something never approves it.
         user = "ben" if trigger.startswith("approval.") else "ana"
         about = _about_this_plan(data if data is not None else Closed(), here.data)
-        event = Event("1", "explore", name, self.system.system, about, now, user=user)
-        snapshot = Snapshot(
-            instance=self.instance,
-            system=self.system.system,
-            machine=self.machine.name,
-            machine_version=self.machine.version,
-            config_hash=STANDING,
-            epoch=1,
-            seq=int(here.entered),
-            state=here.state,
-            entry=int(here.entered),
-            entered_at=now,
-            data=dict(here.data),
-        )
-        return Facts(now, event, snapshot, self.system, here.steps)
+        event = Event("1", "explore", name, self.system.system, about, START + SPAN * here.moment, user=user)
+        if not trigger.startswith("approval."):
+            self._events[key] = event
+        return event
+
+    def _remembering(self, here: Configuration) -> tuple[Snapshot, Memory]:
+        """The snapshot of `here`: one for all that is tried there."""
+        if self._snapshot is None or self._snapshot[0] is not here:
+            memory = Memory(here.data)
+            snapshot = Snapshot(
+                instance=self.instance,
+                system=self.system.system,
+                machine=self.machine.name,
+                machine_version=self.machine.version,
+                config_hash=STANDING,
+                epoch=1,
+                seq=int(here.entered),
+                state=here.state,
+                entry=int(here.entered),
+                entered_at=START + SPAN * here.moment,
+                data=memory,
+            )
+            self._snapshot = here, snapshot, memory
+        return self._snapshot[1:]
 
 
 _PROOFS = {"operational": "checks", "shutting_down": "snapshot"}
@@ -288,25 +323,6 @@ def _proven(left: Configuration) -> frozenset[str]:
     if sealed and back and back.result.get("verified") and back.result.get("sha256") == sealed.result.get("sha256"):
         proofs.add("snapshot")
     return frozenset(proofs)
-
-
-class _Watch:
-    """The machine with a last guard on every transition that notes that it was taken."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.taken: set[int] = set()
-        self.machine = replace(
-            machine, transitions=tuple(self._watched(i, t) for i, t in enumerate(machine.transitions))
-        )
-
-    def _watched(self, index: int, transition: Transition) -> Transition:
-        changes = transition.changes
-
-        def noting(facts: Facts) -> Mapping[str, Json]:
-            self.taken.add(index)
-            return changes(facts) if changes is not None else {}
-
-        return replace(transition, changes=noting)
 
 
 def _about_this_plan(data: Closed, remembered: Data) -> Closed:
@@ -366,7 +382,11 @@ def _remembered(state: str, name: str, value: Json) -> str:
 
 
 def _outline(result: Mapping[str, Json]) -> str:
-    return repr(sorted(result.items()))
+    return _OUTLINES.get(id(result)) or repr(sorted(result.items()))
+
+
+_OUTLINES = {id(one): repr(sorted(one.items())) for pair in EVIDENCE.values() for one in pair if one is not None}
+"""Of the evidence that lives as long as this module."""
 
 
 def explorers(machine: Machine) -> Iterator[Explorer]:

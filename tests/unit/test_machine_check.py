@@ -103,6 +103,10 @@ def snapshot_verified(facts: Facts) -> Reason | None:
     return None
 
 
+def once_only(facts: Facts) -> Reason | None:
+    return Reason("was up already") if "last_restart" in facts.snapshot.data else None
+
+
 def at_the_first_attempt(facts: Facts) -> Reason | None:
     again = [step.planned.name for step in facts.steps if step.attempt > 1]
     return Reason(f"tried again: {again}") if again else None
@@ -225,6 +229,11 @@ FAULTS: dict[str, tuple[str, str, Edit]] = {
         "guard_raised",
         "halted on operator.adopt",
         with_transition(At.HALTED, "operator.adopt", At.UNOBSERVED, guards=(raising,)),
+    ),
+    "a guard that looks at what is remembered for people alone": (
+        "history_read",
+        "halted on operator.adopt",
+        with_transition(At.HALTED, "operator.adopt", At.UNOBSERVED, guards=(once_only,)),
     ),
     "a table that answers otherwise each time": (
         "not_pure",
