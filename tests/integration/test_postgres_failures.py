@@ -3,8 +3,9 @@
 import asyncpg
 import pytest
 
+from service.adapters.pg_tools.contents import our_errors
 from service.adapters.postgres.failures import translate
-from service.errors import Conflict, LostLease, Poison, RelightError, Transient, Unavailable
+from service.errors import Conflict, LostLease, Poison, RelightError, Retry, Transient, Unavailable
 
 MEANING = {
     LostLease: ["RL001"],
@@ -41,3 +42,9 @@ def test_a_server_that_cannot_be_reached_is_away(error: Exception) -> None:
 @pytest.mark.parametrize("error", [KeyError("x"), asyncpg.PostgresError.new({"C": "42601", "M": "syntax error"})])
 def test_a_bug_stays_a_bug(error: Exception) -> None:
     assert translate(error) is None
+
+
+def test_system_database_that_dies_in_the_middle_of_an_answer_is_away_and_asked_again() -> None:
+    died = asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+    with pytest.raises(Retry, match="away"), our_errors():
+        raise died

@@ -96,7 +96,8 @@ async def _ask(dsn: str, seconds: float, question: "Callable[[asyncpg.Connection
         raise Permanent(f"the database refused the question: {error} (SQLSTATE {error.sqlstate})") from error
     except asyncpg.ClientConfigurationError as error:
         raise Permanent("the DSN of the database is not valid; look at what its reference points to") from error
-    except (OSError, asyncpg.InterfaceError) as error:
+    # A server that dies in the middle of an answer is an internal error to asyncpg ("cannot switch to state …").
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise Retry(f"the database is away: {type(error).__name__}: {error}") from error
 
 
@@ -119,7 +120,7 @@ async def _connect(dsn: str, seconds: float) -> "asyncpg.Connection":
 async def _leave(connection: "asyncpg.Connection") -> None:
     try:
         await connection.close(timeout=CLOSE_WITHIN)
-    except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+    except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError):
         connection.terminate()
 
 

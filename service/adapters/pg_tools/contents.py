@@ -139,12 +139,13 @@ def our_errors() -> Iterator[None]:
         raise Permanent(f"the database refused: {error} (SQLSTATE {error.sqlstate})") from error
     except asyncpg.ClientConfigurationError as error:
         raise Permanent("the DSN of the database is not valid; look at what its reference points to") from error
-    except (ConnectionError, asyncpg.InterfaceError) as error:
+    # A server that dies in the middle of an answer is an internal error to asyncpg ("cannot switch to state …").
+    except (ConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise Retry(f"the database is away: {type(error).__name__}: {error}") from error
 
 
 async def _leave(connection: "asyncpg.Connection") -> None:
     try:
         await connection.close(timeout=CLOSE_WITHIN)
-    except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+    except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError):
         connection.terminate()
