@@ -65,6 +65,8 @@ class Start:
                 return Done(
                     {**named(before), "old": True, "adopted": False, "detail": self._passed_over(context, before)}
                 )
+        if before.running:
+            await self._needed(context, name, component, end)
         state = before if before.running else await self._start(context, name, component, end)
         match component.participant:
             case "amqp":
@@ -111,29 +113,37 @@ class Start:
         )
 
     async def _start(self, context: StepContext, name: str, component: Component, end: float) -> ProcessState:
-        """What it needs may itself just be coming up: a database that does not answer yet, a DSN not written yet."""
         await no_second_copy(context, name)
-        while True:
-            try:
-                given = environment(context, name)
-                for need in component.needs:
-                    if need in context.system.databases:
-                        dsn = context.world.secrets.resolve(context.system.databases[need].url, context.system.folder)
-                        await context.world.databases.value(dsn, "select 1", DATABASE_WITHIN)
-                break
-            except StepError as error:
-                if (gone := await self._gone(context, component)) is not None:
-                    raise Permanent(
-                        f"{name} was not started: {gone}, which it needs, ended after its own start ({error}). "
-                        f"Look at the log of {gone}; a retry of {context.row.key.instance} starts both"
-                    ) from error
-                if context.clock.monotonic() >= end:
-                    raise Retry(f"{name} was not started, because what it needs is not there: {error}") from error
-            await context.clock.sleep(LOOK_AGAIN)
+        await self._needed(context, name, component, end)
+        given = environment(context, name)
         given["RELIGHT_START"] = "paused" if context.row.planned.arguments.get("paused") else "running"
         given |= await self._state_to_load(context, name)
         whole = process_name(context.system, name)
         return await context.world.processes.start(whole, component.process, given, folder(context.system, component))
+
+    async def _needed(self, context: StepContext, name: str, component: Component, end: float) -> None:
+        """Waits for what it needs, which may itself just be coming up: a database that does not answer yet, a DSN not
+        written yet. Also of what runs already, so that nothing is verified while its database still recovers."""
+        adopted = (await context.world.processes.state(process_name(context.system, name))).running
+        while True:
+            try:
+                if not adopted:
+                    environment(context, name)
+                for need in component.needs:
+                    if need in context.system.databases:
+                        dsn = context.world.secrets.resolve(context.system.databases[need].url, context.system.folder)
+                        await context.world.databases.value(dsn, "select 1", DATABASE_WITHIN)
+                return
+            except StepError as error:
+                if (gone := await self._gone(context, component)) is not None:
+                    raise Permanent(
+                        f"{name} {'cannot work' if adopted else 'was not started'}: {gone}, which it needs, ended "
+                        f"after its own start ({error}). Look at the log of {gone}; a retry of {context.row.key.instance} starts both"
+                    ) from error
+                if context.clock.monotonic() >= end:
+                    what = "runs, but" if adopted else "was not started, because"
+                    raise Retry(f"{name} {what} what it needs is not there: {error}") from error
+            await context.clock.sleep(LOOK_AGAIN)
 
     async def _gone(self, context: StepContext, component: Component) -> str | None:
         """A component that was started before this one, is needed by it and runs no more."""

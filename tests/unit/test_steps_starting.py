@@ -68,6 +68,16 @@ async def test_component_waits_for_the_database_it_needs() -> None:
     assert 8 <= shop.time.passed - began < 10
 
 
+async def test_component_that_runs_waits_for_its_database_too_before_anything_is_verified(shop: Shop) -> None:
+    shop.memory.databases.away, began = True, shop.time.passed
+    with pytest.raises(Retry, match="counter runs, but what it needs is not there: the database is away"):
+        await shop.perform("component.start", "counter", timeout=10)
+    assert shop.time.passed - began >= 8
+    shop.memory.databases.away = False
+    ready = await shop.perform("component.start", "counter")
+    assert ready["pid"] == (await shop.world.processes.state("shop.counter")).pid
+
+
 async def test_component_does_not_wait_for_the_database_of_one_that_ended() -> None:
     shop = Shop()
     await shop.perform("component.start", "server")
