@@ -138,7 +138,8 @@ class Start:
                 if (gone := await self._gone(context, component)) is not None:
                     raise Permanent(
                         f"{name} {'cannot work' if adopted else 'was not started'}: {gone}, which it needs, ended "
-                        f"after its own start ({error}). Look at the log of {gone}; a retry of {context.row.key.instance} starts both"
+                        f"after its own start ({error}). Look at the log of {gone}; a retry of "
+                        f"{context.row.key.instance} starts both"
                     ) from error
                 if context.clock.monotonic() >= end:
                     what = "runs, but" if adopted else "was not started, because"
