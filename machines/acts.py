@@ -56,7 +56,9 @@ def waived_ahead(machine: Machine, state: str, data: Mapping[str, Json]) -> tupl
     """The steps that led to this rest and may be waived for the retry that leads on from it, by their names."""
     if not machine.state(state).resting or not any(way.act is Act.RETRY for way in _of_instance(machine, state)):
         return ()
-    return tuple(name for name in record(record(data, "failure"), "steps") if name not in record(data, "waivers"))
+    waivers = record(data, "waivers")
+    standing = [name for name in waivers if "ended_at" not in record(waivers, name)]
+    return tuple(name for name in record(record(data, "failure"), "steps") if name not in standing)
 
 
 def way_of(step: str, status: StepStatus) -> tuple[WayOut, ...]:

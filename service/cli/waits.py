@@ -179,5 +179,9 @@ def _waivers(data: Mapping[str, Json], now: datetime, zone: tzinfo) -> Iterator[
         until = waiver.get("until") if isinstance(waiver, dict) else None
         if isinstance(waiver, dict) and isinstance(until, str):
             end = datetime.fromisoformat(until)
-            left = f"for another {span(end - now)}" if end > now else "over: look at it again"
-            yield f"{waiver.get('by')} waived {name} ({waiver.get('reason')}) until {day(end, zone)}, {left}"
+            if end > now:
+                left = f"for another {span(end - now)}"
+                yield f"{waiver.get('by')} waived {name} ({waiver.get('reason')}) until {day(end, zone)}, {left}"
+            else:
+                over = f"has ended at {day(end, zone)}: look at it again"
+                yield f"the waiver of {name} by {waiver.get('by')} ({waiver.get('reason')}) {over}"

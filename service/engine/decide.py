@@ -32,6 +32,7 @@ from service.engine import gate, notices
 from service.engine.places import place_of
 from service.engine.records import merged
 from service.engine.rounds import AGAIN, plan_next
+from service.engine.waiver_ends import ENDS, call_people, ended, set_ends
 from service.engine.waiving import first_status, no_waiver, none_such, waiver_of, with_waiver
 from service.engine.work import Live, Work
 from service.ports import GATE_TIMER, SILENT, StepChange, StepKey, StepRow
@@ -158,6 +159,7 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         work.timer(live, "deadline", after.deadline_at)
     for step, every in repeats(state, live.system):
         work.timer(live, f"{AGAIN}{step.name}", work.now + every)
+    set_ends(work, live)
     if state.asks is not None:
         asked = state.asks(after.data)
         ways = (*answers(after.instance, asked), *_commands(live))
@@ -269,6 +271,8 @@ def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Out
             return trigger(work, live, event, On.DEADLINE_PASSED)
         case "dwell" | "completed":
             return _progress(work, live, event)
+        case over if over.startswith(ENDS):
+            return _waiver_ended(work, live, event, over.removeprefix(ENDS))
         case again if again.startswith(AGAIN):
             plan_next(work, live, again.removeprefix(AGAIN))
             return Outcome.ABSORBED
@@ -354,6 +358,7 @@ def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Out
         return refuse(work, instance, event, (why_not,))
     changes = with_waiver(live.snapshot, event, act, live.snapshot.state)
     _note(work, live, event, f"{act.step} is waived: {act.reason}", changes)
+    set_ends(work, live)
     work.change(live, StepChange(row.key, StepStatus.WAIVED, OPEN | {StepStatus.FAILED}))
     _say_step(work, live, row, "waived", act.reason)
     _progress(work, live, event)
@@ -368,6 +373,21 @@ def _waived_ahead(work: Work, live: Live, event: Event, act: OperatorActed) -> O
         return refuse(work, snapshot.instance, event, (why_not,))
     changes = with_waiver(snapshot, event, act, record(snapshot.data, "failure").get("state"))
     _note(work, live, event, f"{act.step} is waived from the next retry on: {act.reason}", changes)
+    set_ends(work, live)
+    return Outcome.APPLIED
+
+
+def _waiver_ended(work: Work, live: Live, event: Event, step: str) -> Outcome:
+    """Its end is logged and told, and people are called: until then they had decided, and now nobody has."""
+    over = ended(work, live, step)
+    if over is None:
+        return Outcome.ABSORBED
+    reason, changes = over
+    _note(work, live, event, reason, changes)
+    call_people(work, live, step)
+    ways = _commands(live)
+    who = f"a person: {reason}. One of: {'; '.join(ways)}"
+    work.say(notices.wait(live.snapshot, None, who, None, f"it stays {live.snapshot.state}", work.now, ways))
     return Outcome.APPLIED
 
 

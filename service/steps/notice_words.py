@@ -24,6 +24,7 @@ class Occasion(StrEnum):
     GIVEN_UP = "given_up"
     UP_AGAIN = "up_again"
     CALLED = "called"
+    WAIVER_ENDED = "waiver_ended"
 
 
 def words(
@@ -42,6 +43,9 @@ def words(
             title, lines = f"{system.system} is up again", _up_again(system, data, now)
         case Occasion.CALLED:
             title, lines = f"{system.system} is {state}: a person is needed", _called(system, instance, state, data)
+        case Occasion.WAIVER_ENDED:
+            title = f"{system.system} is {state}, and a waiver has ended: a person is needed"
+            lines = _waiver_ended(system, instance, state, data)
     return title, "\n".join(lines)
 
 
@@ -103,6 +107,18 @@ def _called(system: System, instance: str, state: str, data: Mapping[str, Json])
     yield f"Look: relight status {system.system}; it lists what can be done."
     ways = "retry, adopt or abort" if state == "halted" else "adopt"
     yield f'Then: relight act {instance} … --reason "WHY", with {ways}.'
+
+
+def _waiver_ended(system: System, instance: str, state: str, data: Mapping[str, Json]) -> Iterator[str]:
+    """All that have ended: who is called about one may not have heard of another."""
+    yield f"System: {system.system}"
+    for step, waiver in record(data, "waivers").items():
+        if isinstance(waiver, dict) and "ended_at" in waiver:
+            end = _moment(_when(waiver, "until"), system)
+            yield f"The waiver of {step} by {waiver.get('by')} has ended {end}: {_text(waiver, 'reason')}"
+    yield f"It goes on being {state}; nobody has shown since that what was waived is well."
+    yield f"Look: relight status {system.system}; it lists what can be done."
+    yield f'Mended, have it looked at anew: relight act {instance} adopt --reason "WHY"'
 
 
 def _about(system: System, data: Mapping[str, Json]) -> Iterator[str]:

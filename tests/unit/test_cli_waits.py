@@ -137,7 +137,8 @@ def test_waiver_is_told_with_its_end_and_offered_no_second_time() -> None:
     ]
     assert "waive" not in " ".join(commands(shown))
     late = view("degraded", data={"waivers": {"check:3": {**waiver, "until": "2026-03-01T01:00:00+00:00"}}})
-    assert facts(late) == ["ana (local) waived check:3 (known) until 2026-03-01 01:00:00, over: look at it again"]
+    over = "the waiver of check:3 by ana (local) (known) has ended at 2026-03-01 01:00:00: look at it again"
+    assert facts(late) == [over]
 
 
 def test_restart_that_something_prevented_is_told_until_one_succeeds() -> None:

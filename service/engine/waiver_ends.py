@@ -1,0 +1,69 @@
+"""The end of a waiver: what was decided by a person's word until a moment is given back to a person at that moment.
+
+At rest each waiver that stands has a timer. Nothing here moves the instance, and nothing is undone.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from machines.evidence import record, text
+from machines.model import StepStatus
+from machines.plan import plan_round
+from schemas.base import Json
+from service.engine.places import place_of
+from service.engine.waiving import WAIVERS
+from service.engine.work import Live, Work
+from service.ports import StepKey, StepRow
+
+ENDS = "waiver:"
+"""Timers of this kind name the step whose waiver ends then."""
+
+TELLS = "notice.tell"
+"""The action by which a resting state calls people; it is done once more for each waiver that ends."""
+
+
+def set_ends(work: Work, live: Live) -> None:
+    """A timer for each waiver that an instance rests with and whose end was not told yet."""
+    if not live.resting:
+        return
+    for step, waiver in record(live.snapshot.data, WAIVERS).items():
+        until = text(waiver, "until") if isinstance(waiver, dict) and "ended_at" not in waiver else None
+        if until is not None:
+            work.timer(live, f"{ENDS}{step}", datetime.fromisoformat(until))
+
+
+def ended(work: Work, live: Live, step: str) -> tuple[str, Mapping[str, Json]] | None:
+    """(reason, changes) of the waiver of `step` that ends now; None when it was given up meanwhile, or told before."""
+    waivers = record(live.snapshot.data, WAIVERS)
+    waiver = record(waivers, step)
+    until = text(waiver, "until")
+    if "ended_at" in waiver or until is None or datetime.fromisoformat(until) > work.now:
+        return None
+    reason = (
+        f"the waiver of {step} by {waiver.get('by')} has ended ({text(waiver, 'reason')}): it is to be looked at again"
+    )
+    return reason, {WAIVERS: {**waivers, step: {**waiver, "ended_at": work.now.isoformat()}}}
+
+
+def call_people(work: Work, live: Live, step: str) -> None:
+    """The state's own way of calling people once more, this time about the waiver of `step`."""
+    after = live.snapshot
+    state = live.chart.machine.state(after.state)
+    number = 1 + sum("waiver" in row.planned.arguments for row in live.steps.values())
+    about: dict[str, Json] = {"occasion": "waiver_ended", "waiver": step}
+    tellers = [one for one in state.steps if one.action == TELLS]
+    planned = [one for teller in tellers for one in plan_round(teller, live.system, number, 0, about)]
+    rows = [
+        StepRow(
+            key=StepKey(after.instance, after.entry, one.name),
+            system=after.system,
+            place=place_of(one, live.system),
+            planned=one,
+            status=StepStatus.READY,
+            state=after.state,
+            config_hash=after.config_hash,
+            ready_at=work.now,
+        )
+        for one in planned
+    ]
+    work.add(live, rows)
