@@ -29,10 +29,11 @@ from schemas.base import Json
 from schemas.components import OnSilence
 from schemas.events import Act, MetricObserved, OperatorActed, ParticipantAnswered, StepReported, TimerFired
 from service.engine import gate, notices
+from service.engine.noting import note
 from service.engine.places import place_of
 from service.engine.records import merged
 from service.engine.rounds import AGAIN, plan_next
-from service.engine.waiver_ends import ENDS, call_people, ended, set_ends
+from service.engine.waiver_ends import ENDS, end, set_ends
 from service.engine.waiving import first_status, no_waiver, none_such, waiver_of, with_waiver
 from service.engine.work import Live, Work
 from service.ports import GATE_TIMER, SILENT, StepChange, StepKey, StepRow
@@ -83,7 +84,7 @@ def trigger(work: Work, live: Live, event: Event, name: str) -> Outcome:
     facts = Facts(work.now, event, live.snapshot, live.system, live.facts(), runs)
     match live.chart.decide(name, facts):
         case Move(stay=True) as move:
-            _note(work, live, event, move.reason, move.changes)
+            note(work, live, event, move.reason, move.changes)
             return Outcome.APPLIED
         case Move() as move:
             _move(work, live, event, move)
@@ -252,7 +253,7 @@ def _stay_if_asked(work: Work, live: Live, event: Event) -> None:
     facts = Facts(work.now, event, live.snapshot, live.system, live.facts())
     match live.chart.decide(On.STEP_DONE, facts):
         case Move(stay=True) as move:
-            _note(work, live, event, move.reason, move.changes)
+            note(work, live, event, move.reason, move.changes)
         case Move():
             raise ValueError(f"{live.snapshot.machine}: a transition on {On.STEP_DONE} must stay")
         case _:
@@ -272,7 +273,8 @@ def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Out
         case "dwell" | "completed":
             return _progress(work, live, event)
         case over if over.startswith(ENDS):
-            return _waiver_ended(work, live, event, over.removeprefix(ENDS))
+            told = end(work, live, event, over.removeprefix(ENDS), _commands(live))
+            return Outcome.APPLIED if told else Outcome.ABSORBED
         case again if again.startswith(AGAIN):
             plan_next(work, live, again.removeprefix(AGAIN))
             return Outcome.ABSORBED
@@ -348,7 +350,7 @@ def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Out
                 event,
                 (Reason(f"{act.step} is {row.status}; only a failed one is retried"),),
             )
-        _note(work, live, event, f"{act.step} is retried: {act.reason}", {})
+        note(work, live, event, f"{act.step} is retried: {act.reason}", {})
         status = frozenset({StepStatus.FAILED, StepStatus.UNKNOWN})
         work.change(live, StepChange(row.key, StepStatus.READY, status, work.now, attempt=0))
         return Outcome.APPLIED
@@ -357,7 +359,7 @@ def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Out
     if (why_not := no_waiver(act, work.now)) is not None:
         return refuse(work, instance, event, (why_not,))
     changes = with_waiver(live.snapshot, event, act, live.snapshot.state)
-    _note(work, live, event, f"{act.step} is waived: {act.reason}", changes)
+    note(work, live, event, f"{act.step} is waived: {act.reason}", changes)
     set_ends(work, live)
     work.change(live, StepChange(row.key, StepStatus.WAIVED, OPEN | {StepStatus.FAILED}))
     _say_step(work, live, row, "waived", act.reason)
@@ -372,47 +374,9 @@ def _waived_ahead(work: Work, live: Live, event: Event, act: OperatorActed) -> O
     if why_not is not None:
         return refuse(work, snapshot.instance, event, (why_not,))
     changes = with_waiver(snapshot, event, act, record(snapshot.data, "failure").get("state"))
-    _note(work, live, event, f"{act.step} is waived from the next retry on: {act.reason}", changes)
+    note(work, live, event, f"{act.step} is waived from the next retry on: {act.reason}", changes)
     set_ends(work, live)
     return Outcome.APPLIED
-
-
-def _waiver_ended(work: Work, live: Live, event: Event, step: str) -> Outcome:
-    """Its end is logged and told, and people are called: until then they had decided, and now nobody has."""
-    over = ended(work, live, step)
-    if over is None:
-        return Outcome.ABSORBED
-    reason, changes = over
-    _note(work, live, event, reason, changes)
-    call_people(work, live, step)
-    ways = _commands(live)
-    who = f"a person: {reason}. One of: {'; '.join(ways)}"
-    work.say(notices.wait(live.snapshot, None, who, None, f"it stays {live.snapshot.state}", work.now, ways))
-    return Outcome.APPLIED
-
-
-def _note(work: Work, live: Live, event: Event, reason: str, changes: Mapping[str, Json]) -> None:
-    """A logged self-transition that stays in the state entry: its steps and timers go on.
-
-    At rest the instance stands on what is current from then on; what its steps were planned with stays theirs.
-    """
-    before = live.snapshot
-    data = merged(before.data, changes)
-    state = live.chart.machine.state(before.state)
-    dwell_until, deadline_at = waits(state, live.system, data, before.entered_at)
-    noted = replace(before, data=data, dwell_until=dwell_until, deadline_at=deadline_at)
-    if live.resting:
-        current = work.definitions.current_hash(before.system)
-        noted = replace(noted, machine_version=live.chart.machine.version, config_hash=current)
-    for kind, moved, stood in (
-        ("dwell", dwell_until, before.dwell_until),
-        ("deadline", deadline_at, before.deadline_at),
-    ):
-        if moved is not None and moved != stood:
-            work.timer(live, kind, moved)
-    after = work.append(live, "transition", noted, event, {"reason": reason, "changes": dict(changes)})
-    status = live.chart.machine.state(after.state).status
-    work.say(notices.transition(before, after, status, reason, event))
 
 
 def _say_step(work: Work, live: Live, row: StepRow, outcome: str, error: str | None) -> None:

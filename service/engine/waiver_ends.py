@@ -3,13 +3,15 @@
 At rest each waiver that stands has a timer. Nothing here moves the instance, and nothing is undone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from machines.evidence import record, text
-from machines.model import StepStatus
+from machines.model import Event, StepStatus
 from machines.plan import plan_round
 from schemas.base import Json
+from service.engine import notices
+from service.engine.noting import note
 from service.engine.places import place_of
 from service.engine.waiving import WAIVERS
 from service.engine.work import Live, Work
@@ -32,7 +34,21 @@ def set_ends(work: Work, live: Live) -> None:
             work.timer(live, f"{ENDS}{step}", datetime.fromisoformat(until))
 
 
-def ended(work: Work, live: Live, step: str) -> tuple[str, Mapping[str, Json]] | None:
+def end(work: Work, live: Live, event: Event, step: str, ways: Sequence[str]) -> bool:
+    """The end of the waiver of `step` is logged and told, and people are called: until then they had decided, and now
+    nobody has. `ways` are the commands that lead out. False: it is over already."""
+    over = _over(work, live, step)
+    if over is None:
+        return False
+    reason, changes = over
+    note(work, live, event, reason, changes)
+    _call_people(work, live, step)
+    who = f"a person: {reason}. One of: {'; '.join(ways)}"
+    work.say(notices.wait(live.snapshot, None, who, None, f"it stays {live.snapshot.state}", work.now, ways))
+    return True
+
+
+def _over(work: Work, live: Live, step: str) -> tuple[str, Mapping[str, Json]] | None:
     """(reason, changes) of the waiver of `step` that ends now; None when it was given up meanwhile, or told before."""
     waivers = record(live.snapshot.data, WAIVERS)
     waiver = record(waivers, step)
@@ -45,7 +61,7 @@ def ended(work: Work, live: Live, step: str) -> tuple[str, Mapping[str, Json]] |
     return reason, {WAIVERS: {**waivers, step: {**waiver, "ended_at": work.now.isoformat()}}}
 
 
-def call_people(work: Work, live: Live, step: str) -> None:
+def _call_people(work: Work, live: Live, step: str) -> None:
     """The state's own way of calling people once more, this time about the waiver of `step`."""
     after = live.snapshot
     state = live.chart.machine.state(after.state)
