@@ -25,20 +25,25 @@ class Database(Closed):
     url: Secret
 
 
+MCP_URL = r"^(https?://.+|env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$"
+
+
 class Mcp(Closed):
     """An MCP server that the system uses. `url` is its streamable HTTP endpoint, or a secret reference to it.
 
-    `tools` must be among those it lists; `token` is a secret reference to a bearer token.
+    `backup` is a second endpoint of the same kind, asked by checks when nobody answers at the first. `tools` must be
+    among those that the one that answers lists; `token`, for both, is a secret reference to a bearer token.
     """
 
-    url: Annotated[str, Field(pattern=r"^(https?://.+|env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+    url: Annotated[str, Field(pattern=MCP_URL)]
+    backup: Annotated[str, Field(pattern=MCP_URL)] | None = None
     tools: list[str] = Field(default_factory=list)
     token: Secret | None = None
 
-    @field_validator("url")
+    @field_validator("url", "backup")
     @classmethod
-    def _holds_no_password(cls, value: str) -> str:
-        if value.startswith("http") and "@" in value.split("://", 1)[1].split("/", 1)[0]:
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("http") and "@" in value.split("://", 1)[1].split("/", 1)[0]:
             raise ValueError("a user or password must not stand in the file; put the URL behind env:NAME or file:PATH")
         return value
 
@@ -269,7 +274,7 @@ class System(Closed):
         """Every `env:…` and `file:…` of this file, each once."""
         found = [database.url for database in self.databases.values()]
         for server in self.mcp.values():
-            found += [server.url, server.token or ""]
+            found += [server.url, server.backup or "", server.token or ""]
         for component in self.components.values():
             found += component.env.values()
             if isinstance(component.participant, Participant):

@@ -207,12 +207,16 @@ async def _mcp(system: System, resolve: Resolve) -> list[Finding]:
         return f"{len(tools)} tools"
 
     mend = "start it, or correct its url, token or tools"
-    return [
-        await _asked(
-            f"{system.system}: MCP server {name}", lambda one=server: ask(one.url, one.token, one.tools), mend  # type: ignore[misc]  # bound at once
-        )
+    asked = [
+        (f"{system.system}: MCP server {name}{which}", url, server)
         for name, server in system.mcp.items()
-    ]  # fmt: skip
+        for which, url in (("", server.url), (", its backup", server.backup))
+        if url is not None
+    ]
+    return [
+        await _asked(what, lambda url=url, one=server: ask(url, one.token, one.tools), mend)  # type: ignore[misc]  # bound at once
+        for what, url, server in asked
+    ]
 
 
 async def _storage(system: System) -> list[Finding]:

@@ -89,7 +89,7 @@ class RunCheck:
             raise Retry(f"{check.title}: it did not end within {seconds:g} s") from error
 
     async def _perform(self, context: StepContext, check: Check) -> Done | Waiting:
-        began = context.clock.monotonic()
+        began, detail = context.clock.monotonic(), ""
         match check:
             case SqlCheck():
                 value = await self._sql(context, check)
@@ -109,10 +109,12 @@ class RunCheck:
             case ConfigCheck():
                 value, expected = await config(context, check)
             case McpCheck():
-                value, expected = await mcp(context, check)
+                value, expected, detail = await mcp(context, check)
             case IntegrityCheck():
                 value, expected = await integrity(context, check)
         result: dict[str, Json] = {"passed": True, "title": check.title, "value": value, "expected": expected}
+        if detail:
+            result["detail"] = detail
         if context.row.answer is None:
             # An answer that came by message arrived in another attempt: how long it took is not known in this one.
             result["seconds"] = round(context.clock.monotonic() - began, 3)

@@ -40,6 +40,7 @@ class Disconnect(Tell):
         if not state.running or state.pid is None:
             return []
         resolve, folder = context.world.secrets.resolve, context.system.folder
-        urls = {server: resolve(context.system.mcp[server].url, folder) for server in servers}
+        known = context.system.mcp
+        urls = [(server, url) for server in servers for url in (known[server].url, known[server].backup) if url]
         look = context.world.sockets.connections
-        return [f"{server}: {line}" for server, url in urls.items() for line in await look(state.pid, url)]
+        return [f"{server}: {line}" for server, url in urls for line in await look(state.pid, resolve(url, folder))]

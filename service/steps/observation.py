@@ -15,6 +15,7 @@ from schemas.system import System
 from service.errors import StepError
 from service.ports import Action, Clock, StepContext, StepKey, StepRow, Token, World
 from service.steps.foreseeing import Foreseen, Outlook, elsewhere, foresee, planned_as
+from service.steps.mcp_checks import ask
 from service.steps.naming import folder, process_name
 
 MCP_WITHIN = timedelta(seconds=8)
@@ -135,14 +136,10 @@ async def _seen(system: System, name: str, world: World, places: Sequence[str]) 
 
 
 async def _tools(system: System, name: str, world: World) -> tuple[str, ...] | str:
-    spec, resolve = system.mcp[name], world.secrets.resolve
     try:
-        token = resolve(spec.token, system.folder) if spec.token is not None else None
-        found = await world.mcp.tools(resolve(spec.url, system.folder), token, MCP_WITHIN)
+        return (await ask(world, system, name, MCP_WITHIN)).tools
     except StepError as error:
         return world.secrets.hide(str(error))
-    missing = [tool for tool in spec.tools if tool not in found]
-    return f"it does not list {', '.join(missing)}, only {', '.join(found) or 'nothing'}" if missing else found
 
 
 def markdown(seen: Observation) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from schemas.system import System
+from schemas.system import Mcp, System
 from service.adapters.grounds import HostSockets
+from service.adapters.mcp import McpServers
 from service.adapters.memory.world import MemoryWorld
 from service.adapters.processes.local import SupervisedProcesses
 from service.clock import SystemClock
 from service.errors import Retry
-from tests.mcp_process import McpProcess, mcp_server
+from tests.mcp_process import McpProcess, free_port, mcp_server
 from tests.performing import Bench
 
 CLIENT = """
@@ -58,7 +59,7 @@ async def connected(folder: Path, server: McpProcess, how: str) -> AsyncIterator
         "verify": [{"mcp": "all"}],
     }
     processes = SupervisedProcesses(folder / "processes", clock := SystemClock())
-    world = replace(MemoryWorld(clock).world(), processes=processes, sockets=HostSockets())
+    world = replace(MemoryWorld(clock).world(), processes=processes, sockets=HostSockets(), mcp=McpServers())
     desk = Bench(System.model_validate(file), world, clock, nobody)
     await desk.perform("component.start", "agent")
     try:
@@ -87,6 +88,17 @@ async def test_component_that_only_says_so_is_found_out(tmp_path: Path) -> None:
             Retry, match=rf"agent was told to disconnect, but is still connected: research: pid .*:{server.port}"
         ):
             await desk.perform("participant.disconnect", "agent")
+
+
+async def test_connection_to_the_backup_of_a_server_counts_as_one_to_the_server(tmp_path: Path) -> None:
+    async with mcp_server("search") as server, connected(tmp_path, server, "deaf") as desk:
+        away = Mcp(url=f"http://127.0.0.1:{free_port()}/mcp", backup=server.url)
+        desk.system = desk.system.model_copy(update={"mcp": {"research": away}})
+        with pytest.raises(Retry, match=rf"still connected: research: pid .*:{server.port}"):
+            await desk.perform("participant.disconnect", "agent")
+        checked = await desk.perform("check.run", check=0)
+        assert checked["value"] == {"research": ["search"]}
+        assert str(checked["detail"]).startswith(f"research answered at its backup ({server.url}), not ({away.url}): ")
 
 
 async def test_component_that_does_not_run_holds_no_connection(tmp_path: Path) -> None:

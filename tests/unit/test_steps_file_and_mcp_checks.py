@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
+from pydantic import ValidationError
 
 from schemas.base import Json
 from service.errors import Permanent, Retry
@@ -107,3 +108,54 @@ async def test_one_server_can_be_checked_alone() -> None:
 async def test_check_of_all_servers_proves_nothing_where_there_are_none() -> None:
     with pytest.raises(Permanent, match="names no MCP server"):
         await shop({"mcp": "all"}).perform("check.run", check=0)
+
+
+FIRST, BACKUP = "http://127.0.0.1:1/mcp", "http://127.0.0.1:3/mcp"
+
+
+def with_backup(tools: tuple[str, ...] | None) -> Shop:
+    """A shop whose only MCP server is away, and whose backup lists these tools, if it is there at all."""
+    desk = shop(
+        {"mcp": "all"}, mcp={"research": {"url": FIRST, "backup": BACKUP, "tools": ["search"], "token": "env:T"}}
+    )
+    desk.memory.secrets.values["env:T"] = "hush"
+    if tools is not None:
+        desk.memory.mcp.servers[BACKUP] = tools
+    return desk
+
+
+async def test_backup_answers_for_a_server_that_is_away_and_the_evidence_says_so() -> None:
+    desk = with_backup(("fetch", "search"))
+    result = await desk.perform("check.run", check=0)
+    assert (result["passed"], result["value"]) == (True, {"research": ["fetch", "search"]})
+    assert result["detail"] == (
+        f"research answered at its backup ({BACKUP}), not ({FIRST}): All connection attempts failed"
+    )
+    assert desk.memory.mcp.asked == [(FIRST, "hush"), (BACKUP, "hush")]
+
+
+async def test_backup_is_left_alone_while_the_server_itself_answers_whatever_it_says() -> None:
+    desk = with_backup(("search",))
+    desk.memory.mcp.servers[FIRST] = ("search",)
+    assert "detail" not in await desk.perform("check.run", check=0)
+    for said in (("fetch",), Permanent("it refused the token (HTTP 401)")):
+        desk.memory.mcp.servers[FIRST] = said
+        with pytest.raises((Retry, Permanent), match=r"it does not list search|refused the token"):
+            await desk.perform("check.run", check=0)
+    assert {url for url, _ in desk.memory.mcp.asked} == {FIRST}
+
+
+async def test_server_and_backup_that_are_both_of_no_use_are_named_with_what_each_said() -> None:
+    with pytest.raises(
+        Retry, match=r"research \(.*:1/mcp\): All .* failed; nor its backup \(.*:3/mcp\): All .* failed"
+    ):
+        await with_backup(None).perform("check.run", check=0)
+    with pytest.raises(Retry, match=r"nor its backup \(.*:3/mcp\): it does not list search, only fetch"):
+        await with_backup(("fetch",)).perform("check.run", check=0)
+
+
+def test_password_in_a_backups_url_is_refused_as_in_the_first_and_its_reference_is_known() -> None:
+    with pytest.raises(ValidationError, match="a user or password must not stand in the file"):
+        shop({"mcp": "all"}, mcp={"research": {"url": FIRST, "backup": "http://me:hush@127.0.0.1/mcp"}})
+    desk = shop({"mcp": "all"}, mcp={"research": {"url": FIRST, "backup": "env:BACKUP"}})
+    assert "env:BACKUP" in desk.system.secret_references()
