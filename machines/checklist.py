@@ -55,6 +55,7 @@ class Run:
     """One restart from its request to its rest. `about` is what the machine remembers of it; `waivers` by step.
 
     `ended` is None while it is under way. `writing`: the report is being written by a step of this very run.
+    `signatures`: by item `{by, at, reason}`.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Run:
     waivers: Mapping[str, Json] = field(default_factory=dict)
     ended: datetime | None = None
     writing: bool = False
+    signatures: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -142,8 +144,18 @@ def let_in(state: str, guard: str) -> Callable[[Run], Proof]:
 
 
 def checked(items: tuple[Item, ...], run: Run) -> tuple[tuple[Item, Proof], ...]:
-    """Each item with its proof."""
-    return tuple((item, item.proof(run)) for item in items)
+    """Each item with its proof: by steps, or by a person who signed it. A signature hides nothing that steps show."""
+    return tuple((item, _signed(item.text, item.proof(run), run)) for item in items)
+
+
+def _signed(item: str, proof: Proof, run: Run) -> Proof:
+    signature = run.signatures.get(item)
+    if not isinstance(signature, dict):
+        return proof
+    words = f"signed by {signature.get('by')} at {signature.get('at')}: {signature.get('reason')}"
+    if proof.proven:
+        return Proof(True, f"{proof.words}; {words}")
+    return Proof(True, f"{words} (no step shows it: {proof.words})")
 
 
 def verified(run: Run) -> Proof:

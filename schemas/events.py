@@ -118,6 +118,18 @@ class OperatorActed(Closed):
     until: Moment | None = None
 
 
+class ChecklistSigned(Closed):
+    """A person signs an item of a run's checklist, in the checklist's own words: done, and `reason` says how or where.
+
+    `restart` names the run; absent: the one under way, or else the newest.
+    """
+
+    instance: Instance
+    item: Annotated[str, Field(min_length=1, max_length=200)]
+    reason: Text
+    restart: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+
+
 class OperationRequested(Closed):
     """Work for the system, taken through its gate: `operation` names it (`orders.submit`), `payload` is its own.
 
@@ -184,6 +196,7 @@ EVENTS: dict[str, EventType] = {
         EventType("metric.observed", MetricObserved, Lane.METRICS, Right.OBSERVE),
         EventType("participant.answered", ParticipantAnswered, Lane.CONTROL, Right.ANSWER),
         EventType("operator.acted", OperatorActed, Lane.CONTROL, Right.ACT),
+        EventType("checklist.signed", ChecklistSigned, Lane.CONTROL, Right.ACT),
         EventType("operation.requested", OperationRequested, Lane.METRICS, Right.OPERATE),
         EventType("system.registered", SystemRegistered, Lane.CONTROL, None),
         EventType("step.reported", StepReported, Lane.CONTROL, None),

@@ -309,14 +309,26 @@ def report(
     restart_id: Annotated[
         str | None, typer.Option("--restart", metavar="ID", help="Which restart; default: the newest.")
     ] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option(metavar="ITEM", help="Sign this item of its checklist: its number, or its first words."),
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="With --sign: how it was done, or where that is written.")] = None,
 ) -> None:
     """The page of one restart, in Markdown: checklist, timeline, downtime, evidence, deliveries, waivers, issues.
 
-    At its end each restart writes the same page to the system's storage (`report` in `relight status --json`).
+    At its end each restart writes the same page to the system's storage (`report` in `relight status --json`). With
+    --sign an item of the checklist is signed instead, by name and time; whose page is asked for then shows it.
     """
+    if (sign is None) != (reason is None):
+        raise typer.BadParameter("--sign ITEM and --reason WHY belong together")
+    settings, screen = start()
+    if sign is not None and reason is not None:
+        from service.cli.sign import sign as perform_sign
+
+        raise typer.Exit(perform_sign(settings, screen, instance, restart_id, sign, reason))
     from service.cli.report import report as perform
 
-    settings, screen = start()
     raise typer.Exit(perform(settings, screen, instance, restart_id))
 
 

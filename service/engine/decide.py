@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 
-from machines.acts import answers, needs_a_person, ways_out, when_silent
+from machines.acts import answers, needs_a_person, when_silent
 from machines.evidence import record
 from machines.model import (
     ENDED,
@@ -27,12 +27,21 @@ from machines.model import (
 from machines.plan import plan, repeats, waits
 from schemas.base import Json
 from schemas.components import OnSilence
-from schemas.events import Act, MetricObserved, OperatorActed, ParticipantAnswered, StepReported, TimerFired
+from schemas.events import (
+    Act,
+    ChecklistSigned,
+    MetricObserved,
+    OperatorActed,
+    ParticipantAnswered,
+    StepReported,
+    TimerFired,
+)
 from service.engine import gate, notices
 from service.engine.noting import note
 from service.engine.places import place_of
 from service.engine.records import merged
 from service.engine.rounds import AGAIN, plan_next
+from service.engine.signing import sign
 from service.engine.waiver_ends import ENDS, end, set_ends
 from service.engine.waiving import first_status, no_waiver, none_such, waiver_of, with_waiver
 from service.engine.work import Live, Work
@@ -65,6 +74,9 @@ def decide(work: Work, instance: InstanceId, event: Event) -> Outcome:
             return _step_acted(work, live, event, act)
         case OperatorActed() as act:
             return trigger(work, live, event, f"operator.{act.act}")
+        case ChecklistSigned() as signed:
+            why = sign(work, live, event, signed)
+            return Outcome.APPLIED if why is None else refuse(work, instance, event, (why,))
         case MetricObserved() as metric:
             work.observe(instance, metric.at or event.at, metric.value)
     return trigger(work, live, event, event.name)
@@ -152,7 +164,7 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         work.timer(live, "dwell", after.dwell_until)
         if planned:
             then = "goes on, once its steps are done"
-            ways = _commands(live)
+            ways = live.commands()
             work.say(notices.wait(after, None, "the due time", after.dwell_until, then, work.now, ways))
     elif not open_ and not state.resting and not state.final and state.asks is None:
         work.timer(live, "completed", work.now)
@@ -163,10 +175,10 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
     set_ends(work, live)
     if state.asks is not None:
         asked = state.asks(after.data)
-        ways = (*answers(after.instance, asked), *_commands(live))
+        ways = (*answers(after.instance, asked), *live.commands())
         work.say(notices.wait(after, None, asked.whom, after.deadline_at, asked.then, work.now, ways))
     if needs_a_person(machine, state):
-        ways = _commands(live)
+        ways = live.commands()
         who = f"a person: {state.name} lasts until somebody acts. One of: {'; '.join(ways)}"
         work.say(notices.wait(after, None, who, None, f"it stays {state.name}", work.now, ways))
 
@@ -180,14 +192,6 @@ def _release(work: Work, live: Live) -> Mapping[str, Json]:
 def _refuse_overdue(work: Work, live: Live) -> None:
     for late, why in gate.overdue(work, live):
         refuse(work, live.snapshot.instance, late, (why,))
-
-
-def _commands(live: Live, row: StepRow | None = None) -> tuple[str, ...]:
-    """The commands that end this wait: about the step it waits for, then about the instance."""
-    steps = {row.key.name: row.status} if row is not None else {}
-    snapshot = live.snapshot
-    ways = ways_out(live.chart.machine, snapshot.state, steps, snapshot.data)
-    return tuple(way.command(snapshot.instance) for way in ways)
 
 
 def _progress(work: Work, live: Live, event: Event) -> Outcome:
@@ -235,10 +239,10 @@ def _step_reported(work: Work, live: Live, event: Event, report: StepReported) -
     if outcome == "waiting" and row.status is StepStatus.WAITING:
         then = when_silent(row.planned, row.attempt, state)
         whom = report.whom or "a participant"
-        work.say(notices.wait(live.snapshot, report.step, whom, report.until, then, at, _commands(live, row)))
+        work.say(notices.wait(live.snapshot, report.step, whom, report.until, then, at, live.commands(row)))
     if outcome == "unknown" and row.status is StepStatus.UNKNOWN:
         then = state.then or "nothing"
-        ways = _commands(live, row)
+        ways = live.commands(row)
         who = f"a person: nobody can tell whether it happened. Look, then one of: {'; '.join(ways)}"
         work.say(notices.wait(live.snapshot, report.step, who, live.snapshot.deadline_at, then, at, ways))
     if outcome == "done":
@@ -273,7 +277,7 @@ def _timer_fired(work: Work, live: Live, event: Event, timer: TimerFired) -> Out
         case "dwell" | "completed":
             return _progress(work, live, event)
         case over if over.startswith(ENDS):
-            told = end(work, live, event, over.removeprefix(ENDS), _commands(live))
+            told = end(work, live, event, over.removeprefix(ENDS), live.commands())
             return Outcome.APPLIED if told else Outcome.ABSORBED
         case again if again.startswith(AGAIN):
             plan_next(work, live, again.removeprefix(AGAIN))

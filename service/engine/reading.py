@@ -7,7 +7,7 @@ from datetime import datetime
 from machines.model import Event, InstanceId
 from schemas.base import Closed
 from schemas.envelope import CloudEvent, Read, Rejected, read
-from schemas.events import ParticipantAnswered
+from schemas.events import ChecklistSigned, ParticipantAnswered
 from service.engine.definitions import Definitions
 from service.ports import Delivery, EventKey, Signal, TimerRow
 
@@ -100,6 +100,10 @@ def event_of(
 
 def addresses(event: Event, definitions: Definitions) -> tuple[InstanceId, ...]:
     """Every instance that the event means, of whatever machine; the system in the id must be the event's."""
+    if isinstance(event.data, ChecklistSigned):
+        # Whatever machine the run is of: no table decides about a signature.
+        found = {InstanceId(event.data.instance): None}
+        return tuple(i for i in found if i.split("/")[1:2] == [event.system] and definitions.machine_of(i) is not None)
     found = dict.fromkeys(
         instance for machine in definitions.machines.values() if (instance := machine.address(event)) is not None
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from machines.address import carried
 from machines.model import Event, InstanceId, Reason
 from schemas.envelope import Rejected
-from schemas.events import EVENTS, OperationRequested
+from schemas.events import EVENTS, ChecklistSigned, OperationRequested
 from service.engine import gate, notices
 from service.engine.decide import Outcome, decide, refuse
 from service.engine.reading import UNREADABLE, Arrived, addresses, component_of
@@ -69,7 +69,7 @@ def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
 
 def _names(event: Event, instance: InstanceId) -> bool:
     """Whether the event itself says the instance's id: an act or an answer is for one that is there, and makes none."""
-    return carried(instance.split("/", 1)[0], event) == instance
+    return isinstance(event.data, ChecklistSigned) or carried(instance.split("/", 1)[0], event) == instance
 
 
 def bury(work: Work, arrived: Arrived, why: Rejected, attempts: int) -> None:

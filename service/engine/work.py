@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from machines.acts import ways_out
 from machines.chart import Chart
 from machines.model import ENDED, Event, InstanceId, Snapshot, StepFact, StepStatus
 from schemas.system import System
@@ -47,6 +48,12 @@ class Live:
     @property
     def resting(self) -> bool:
         return self.chart.machine.state(self.snapshot.state).resting
+
+    def commands(self, row: StepRow | None = None) -> tuple[str, ...]:
+        """The commands that end a wait: about the step that is waited for, then about the instance."""
+        steps = {row.key.name: row.status} if row is not None else {}
+        ways = ways_out(self.chart.machine, self.snapshot.state, steps, self.snapshot.data)
+        return tuple(way.command(self.snapshot.instance) for way in ways)
 
     def facts(self) -> tuple[StepFact, ...]:
         """The steps as guards see them, in the order of their positions."""

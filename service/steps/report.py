@@ -47,6 +47,11 @@ def run_of(rows: Sequence[LogRow], steps: Iterable[StepRow], wanted: str | None 
                 about |= found
         about |= {key: one[key] for key in ("failure", "down_since", "verified", "system_snapshot") if key in one}
         waivers |= one.get("waivers") or {}
+    signatures: dict[str, Json] = {}
+    for _, record in records:  # also those that came when it was over
+        signed = record["snapshot"]["data"].get("signatures")
+        if isinstance(signed, dict) and signed.get("restart") == wanted:
+            signatures |= signed.get("items") or {}
     return Run(
         id=wanted,
         moves=tuple(_moved(row, record) for row, record in mine),
@@ -54,6 +59,7 @@ def run_of(rows: Sequence[LogRow], steps: Iterable[StepRow], wanted: str | None 
         about=about,
         waivers=waivers,
         ended=ended,
+        signatures=signatures,
     )
 
 

@@ -327,6 +327,7 @@ def desk(store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNames
 
     store.signal, store.history = signal, history
     monkeypatch.setattr("service.cli.act.store", store.opened)
+    monkeypatch.setattr("service.cli.sign.store", store.opened)
     return store
 
 
@@ -352,6 +353,23 @@ def test_refused_act_exits_1_with_the_reasons(run: Any, desk: SimpleNamespace) -
     assert (status, out) == (1, "refused: seal is planned; and nothing is stuck\n")
     said = json.loads(run("act", ACTED, "retry", "--step", "seal", "--reason", "x", "--json")[1])
     assert (said["accepted"], said["reasons"]) == (False, ["seal is planned", "and nothing is stuck"])
+
+
+def test_item_of_the_checklist_is_signed_under_the_local_users_name(run: Any, desk: SimpleNamespace) -> None:
+    desk.answer = {"kind": "transition", "reason": "'Document any issues encountered' is signed: INC-1"}
+    status, out, _ = run("report", ACTED, "--sign", "10", "--reason", "INC-1", "--restart", "r7")
+    assert (status, out) == (0, f"{desk.answer['reason']}. `relight report {ACTED}` shows it\n")
+    (signal,) = desk.signals
+    assert (signal.system, signal.user, signal.local) == ("metrics", getpass.getuser(), True)
+    event = json.loads(signal.body)
+    assert event["type"] == "relight.checklist.signed"
+    assert event["data"] == {
+        "instance": ACTED, "item": "Document any issues encountered", "reason": "INC-1", "restart": "r7",
+    }  # fmt: skip
+    desk.answer = {"kind": "refusal", "reasons": ["it was signed already, by ben"]}
+    status, out, _ = run("report", ACTED, "--sign", "document", "--reason", "INC-1")
+    assert (status, out) == (1, "refused: it was signed already, by ben\n")
+    assert run("report", ACTED, "--sign", "10")[0] == 2
 
 
 def test_waiver_lasts_for_a_span_or_until_a_moment(run: Any, desk: SimpleNamespace) -> None:
