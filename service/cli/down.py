@@ -1,10 +1,11 @@
 """`relight down`: ends what `serve` leaves running, by hand, in reverse order of needs. It asks no server.
 
 Each process is the one on record (boot, pid, start time) or none: a pid that the kernel gave again is never signalled.
+Nor is one whose processes hold what Relight stands on: this very command, or the servers of its tables and messages.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,11 +15,11 @@ from pydantic import ValidationError
 from schemas.components import OnSilence
 from schemas.system import System
 from service.cli.console import Screen
-from service.cli.home import only_one, read_system
+from service.cli.home import find, only_one, read_system
 from service.cli.render import Tone
 from service.cli.words import span
-from service.errors import RelightError, StepError
-from service.ports import Processes
+from service.errors import Permanent, RelightError, StepError
+from service.ports import Grounds, Processes
 from service.settings import Settings
 
 KILLED_WITHIN = timedelta(seconds=10)
@@ -27,13 +28,15 @@ KILLED_WITHIN = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What became of one component. `problem`: why it may still run; then the command fails."""
+    """What became of one component. `problem`: why it may still run; then the command fails. `killable`: --kill would
+    end it."""
 
     component: str
     pid: int | None = None
     exit_status: int | None = None
     killed: bool = False
     problem: str | None = None
+    killable: bool = False
 
 
 def down(settings: Settings, screen: Screen, name: str, kill: bool, as_json: bool) -> int:
@@ -48,11 +51,12 @@ def down(settings: Settings, screen: Screen, name: str, kill: bool, as_json: boo
             f"{', '.join(known) or 'none'}. RELIGHT_HOME names another folder"
         )
     with only_one(home, f"it looks after {name} and would start it again; nothing was ended.\nEnd it first (Ctrl-C)."):
-        ended = asyncio.run(_down(processes, name, _order(home, name, recorded), kill, screen if not as_json else None))
+        turns, shown = _order(home, name, recorded), screen if not as_json else None
+        ended = asyncio.run(_down(processes, name, turns, kill, shown, _own_servers(settings)))
     if as_json:
         screen.json(ended)
     problems = [one for one in ended if one.problem]
-    if problems and not kill and not as_json:
+    if any(one.killable for one in problems) and not kill and not as_json:
         screen.say(f"`relight down {name} --kill` ends what does not end by itself.", Tone.WAIT)
     return 1 if problems else 0
 
@@ -83,15 +87,34 @@ def _turns(system: System, recorded: list[str]) -> Iterator[_Turn]:
         yield _Turn(component, stop, system.components[component].on_silence is OnSilence.KILL)
 
 
-async def _down(folder: Path, name: str, turns: list[_Turn], kill: bool, screen: Screen | None) -> list[Ended]:
+def _own_servers(settings: Settings) -> Mapping[str, str]:
+    """URLs of the servers that the next `serve` stands on, as far as that is known while none runs: private ones end
+    with it."""
+    try:
+        found = find(settings.servers)
+    except RelightError:
+        return {}
+    return {
+        "the PostgreSQL server of Relight's own tables": found.postgres_url,
+        "Relight's own RabbitMQ broker": found.amqp_url,
+    }
+
+
+async def _down(
+    folder: Path, name: str, turns: list[_Turn], kill: bool, screen: Screen | None, servers: Mapping[str, str]
+) -> list[Ended]:
+    from service.adapters.grounds import HostGrounds
     from service.adapters.processes.local import SupervisedProcesses
     from service.clock import SystemClock
 
-    processes = SupervisedProcesses(folder, SystemClock())
+    async def asks_nobody() -> str:
+        raise Permanent("`relight down` asks no server which one it is")
+
+    processes, grounds = SupervisedProcesses(folder, SystemClock()), HostGrounds(servers, asks_nobody)
     ended = []
     for turn in turns:
         try:
-            one = await _end(processes, f"{name}.{turn.component}", turn, kill or turn.kill)
+            one = await _end(processes, grounds, f"{name}.{turn.component}", turn, kill or turn.kill)
         except StepError as error:
             one = Ended(turn.component, problem=str(error))
         ended.append(one)
@@ -102,10 +125,13 @@ async def _down(folder: Path, name: str, turns: list[_Turn], kill: bool, screen:
     return ended
 
 
-async def _end(processes: Processes, process: str, turn: _Turn, kill: bool) -> Ended:
+async def _end(processes: Processes, grounds: Grounds, process: str, turn: _Turn, kill: bool) -> Ended:
     before = await processes.state(process)
-    if not before.running:
+    if not before.running or before.pid is None:
         return Ended(turn.component)
+    if reasons := await grounds.under(before.pid):
+        stands = f"it was not ended, because Relight stands on it: {'; '.join(reasons)}"
+        return Ended(turn.component, before.pid, problem=stands)
     await processes.tell(process, "TERM")
     state = await processes.wait_stopped(process, turn.patience)
     killed = state.running and kill
@@ -113,7 +139,7 @@ async def _end(processes: Processes, process: str, turn: _Turn, kill: bool) -> E
         await processes.tell(process, "KILL")
         state = await processes.wait_stopped(process, KILLED_WITHIN)
     why = f"it was sent TERM and still runs after {span(turn.patience)}" if state.running else None
-    return Ended(turn.component, before.pid, state.exit_status, killed, why)
+    return Ended(turn.component, before.pid, state.exit_status, killed, why, killable=why is not None and not killed)
 
 
 def _say(screen: Screen, one: Ended) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from schemas.system import System
@@ -19,6 +20,7 @@ from service.adapters.processes.local import SupervisedProcesses
 from service.cli import main
 from service.cli.home import only_one, write_systems
 from service.clock import SystemClock
+from tests.mcp_process import free_port
 
 GENTLE = """
 import os, signal, sys, time
@@ -119,6 +121,45 @@ def test_while_serve_runs_nothing_is_ended(yard: Yard) -> None:
     assert "nothing was ended" in err
     assert record.runs(yard.record("reporter"))
     assert yard.order() == []
+
+
+LISTENING = """
+import socket, sys, time
+one = socket.create_server(("127.0.0.1", int(sys.argv[1].rpartition(":")[2])))
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_server_that_relight_stands_on_is_not_ended_even_by_force(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("RELIGHT_POSTGRES_URL", f"postgresql://own:hush-of-this-test@127.0.0.1:{port}/tables")
+    monkeypatch.setenv("RELIGHT_AMQP_URL", f"amqp://own:hush-of-this-test@127.0.0.1:{free_port()}/")
+    yard.describe()
+    yard.ended = yard.home / f"port:{port}"  # its argument says where to listen
+    yard.start("server", LISTENING)
+    yard.ended = yard.home / "ended"
+    yard.start("reporter")
+    status, out, _ = yard.run("down", "shop", "--kill")
+    assert status == 1
+    assert "not ended, because Relight stands on it: the PostgreSQL server of Relight's own tables (pid " in out
+    assert "--kill`" not in out
+    assert record.runs(yard.record("server"))
+    assert yard.order() == ["reporter"], "what stands on nothing of ours was ended"
+    monkeypatch.delenv("RELIGHT_POSTGRES_URL")
+    monkeypatch.delenv("RELIGHT_AMQP_URL")
+    assert yard.run("down", "shop")[0] == 0
+    assert not record.runs(yard.record("server"))
+
+
+def test_command_that_runs_inside_a_component_does_not_end_it(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    yard.describe()
+    own = yard.start("reporter")
+    monkeypatch.setattr(psutil.Process, "parents", lambda _: [psutil.Process(own.pid)])
+    status, out, _ = yard.run("down", "shop")
+    assert status == 1
+    assert f"a parent of Relight (pid {own.pid}) is one of its processes" in out
+    assert record.runs(own)
 
 
 def test_what_does_not_end_keeps_what_it_needs_until_it_is_killed(yard: Yard) -> None:
