@@ -293,7 +293,7 @@ class Service:
         for name in ("consuming", "publishing"):
             checks[name] = None if up.get(name) else down
         owned = [owner.shard for owner in self._owners if owner.owns]
-        troubles = [owner.trouble for owner in self._owners if owner.trouble is not None]
+        troubles = [why for owner in self._owners for why in (owner.trouble, owner.waits) if why is not None]
         checks["shards"] = None if owned else "this process owns no shard; another one may"
         if troubles:
             checks["shards"] = "; ".join(troubles)

@@ -37,6 +37,9 @@ LISTEN = timedelta(seconds=1)
 """How long a new owner only listens before it lets due times pass: answers that came while nobody decided lie in the
 queue and arrive within milliseconds, and whoever answered in time must not be called silent."""
 
+STUCK = 5
+"""Failures of one batch in a row, something over a second of them, after which people are told that it waits."""
+
 FULL = 0.05
 """Seconds between looks at a full outbox; deliveries wait in their queues meanwhile."""
 
@@ -71,6 +74,8 @@ class Intake:
         self._ownership = ownership
         self._clock = clock
         self._size = size
+        self.trouble: str | None = None
+        """Why what has arrived cannot be settled, for people, while it is tried again and again."""
         self._signalled = True
         self._next_timer: datetime | None = None
         self._timers_from = clock.now() + LISTEN
@@ -164,6 +169,7 @@ class Intake:
                 self._signalled = self._timers_moved = True
                 failures += 1
                 await self._back_off(error, failures)
+        self.trouble = None
         if timers:
             crash_point("timers.after_commit")
         crash_point("intake.after_commit")
@@ -347,6 +353,9 @@ class Intake:
     async def _back_off(self, error: RelightError, failures: int) -> None:
         if failures in (1, 10, 100):
             log.warning("intake.waits", shard=self._ownership.shard, error=str(error), failures=failures)
+        if failures >= STUCK:
+            # A server that can be read may still take nothing: a full disk, a standby.
+            self.trouble = f"shard {self._ownership.shard} settles nothing: {error}; it is tried again until it can"
         await self._clock.sleep(min(2.0, 0.02 * 2 ** min(failures, 10)))
 
 

@@ -20,6 +20,13 @@ from service.ports import Broker, Clock, Ownership, Store
 MARGIN = 0.2
 """The share of a lease that is given up for safety: work stops when less than this is left."""
 
+PATIENCE = 2
+"""Leases for which an owner keeps its shard while RabbitMQ cannot be reached from here: from elsewhere it may be.
+
+Doubled each time until RabbitMQ is back: in an outage for everybody the shard must not change hands all the time.
+"""
+LONGEST_PATIENCE = 64
+
 AFTER_A_FAULT = 2.0
 """Seconds before an owner that broke strives for the lease again: a fault that stays must not become a busy loop."""
 
@@ -57,6 +64,8 @@ class Owner:
         self._name = name
         self._store = store
         self._broker = broker
+        self._patience = PATIENCE
+        self._intake: Intake | None = None
         self._definitions = definitions
         self._clock = clock
         self._lease = lease
@@ -67,6 +76,9 @@ class Owner:
         """Until cancelled; hands the lease back then."""
         failures = 0
         while True:
+            if not self._reaches():
+                # Who reaches RabbitMQ is to be quicker; if nobody does, signals and timers still need an owner.
+                await self._clock.sleep(self._lease.total_seconds() / 2)
             asked = self._clock.monotonic()
             try:
                 ownership = await self._store.acquire(self.shard, self._name, self._lease)
@@ -93,6 +105,7 @@ class Owner:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._renew(ownership))
+                tasks.create_task(self._yield_when_cut_off())
                 tasks.create_task(self._decide(ownership))
         except* LostLease as lost:
             log.warning("owner.lost", shard=self.shard, why="; ".join(map(str, leaves(lost))))
@@ -124,7 +137,8 @@ class Owner:
                     await self._store.renew(ownership, self._lease)
             except (Unavailable, Transient, TimeoutError) as error:
                 if not said:
-                    log.warning("owner.cannot_renew", shard=self.shard, error=str(error), seconds_left=round(left, 1))
+                    why = str(error) or "PostgreSQL says nothing"
+                    log.warning("owner.cannot_renew", shard=self.shard, error=why, seconds_left=round(left, 1))
                 said = True
                 pause = min(0.2, left)
                 continue
@@ -134,11 +148,33 @@ class Owner:
             said = False
             pause = self._lease.total_seconds() / 4
 
+    @property
+    def waits(self) -> str | None:
+        """Why this owner settles nothing of what has arrived, for people; None when it does."""
+        return self._intake.trouble if self.owns and self._intake is not None else None
+
+    def _reaches(self) -> bool:
+        return all(self._broker.available().values())
+
+    async def _yield_when_cut_off(self) -> None:
+        """Raises LostLease once RabbitMQ has been away for too long, seen from here: the lease is handed back then."""
+        lease = self._lease.total_seconds()
+        since = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(lease / 4)
+            now = self._clock.monotonic()
+            if self._reaches():
+                since, self._patience = now, PATIENCE
+            elif now - since > self._patience * lease:
+                self._patience = min(self._patience * 2, LONGEST_PATIENCE)
+                cannot = f"RabbitMQ cannot be reached from here for {now - since:.0f}s"
+                raise LostLease(f"shard {self.shard}: {cannot}; it is left to a replica that can")
+
     async def _decide(self, ownership: Ownership) -> None:
         async with self._broker.lanes(self.shard) as lanes, self._broker.publisher() as publisher:
             crash_point("owner.after_open")
             outbox = Outbox(self._store, publisher, ownership, self._clock)
-            intake = Intake(
+            self._intake = intake = Intake(
                 self._store, lanes, outbox, self._definitions(), ownership, self._clock, size=self._batch
             )  # fmt: skip
             async with asyncio.TaskGroup() as tasks:
@@ -150,5 +186,6 @@ class Owner:
             async with asyncio.timeout(2.0):
                 await self._store.release(ownership)
         except (Unavailable, Transient, LostLease, TimeoutError) as error:
-            log.info("owner.not_released", shard=self.shard, error=str(error), then="the lease ends by itself")
+            why = str(error) or "PostgreSQL says nothing"
+            log.info("owner.not_released", shard=self.shard, error=why, then="the lease ends by itself")
         crash_point("owner.after_release")

@@ -17,6 +17,7 @@ from service.clock import SystemClock
 from service.embedded import RabbitServer
 from service.errors import Unavailable
 from service.ports import Delivery, Lanes, OutMessage, Publisher, Sent
+from tests.integration.proxy import Mode, proxied
 from tests.servers import private, unique
 
 SOON = 30.0
@@ -156,6 +157,22 @@ async def test_broker_that_is_away_at_start_is_waited_for(own_server: RabbitServ
             await publish_event(own_url, "metrics.restart.requested", b"hello", "1")
             assert [delivery.body for delivery in await collect(lanes, 1)] == [b"hello"]
         assert await insist(publisher, [numbered(2)]) == (Sent.CONFIRMED,)
+    assert told.about("consuming") == ["broker.away", "broker.back"]
+
+
+@pytest.mark.parametrize("word", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(64)])
+async def test_listener_that_hangs_up_or_is_no_broker_is_waited_out(own_url: str, told: Told, word: bytes) -> None:
+    """A balancer before a broker that is not up yet takes connections and ends them."""
+    async with proxied(own_url) as (proxy, url):
+        proxy.refuse(word)
+        async with RabbitBroker(url, clock=SystemClock(), on_event=told) as broker:
+            await told.until("broker.away", "consuming")
+            await told.until("broker.away", "publishing")
+            await asyncio.sleep(1)
+            assert dict(broker.available()) == {"consuming": False, "publishing": False}
+            proxy.mode = Mode.PASS
+            await told.until("broker.back", "consuming")
+            await told.until("broker.back", "publishing")
     assert told.about("consuming") == ["broker.away", "broker.back"]
 
 

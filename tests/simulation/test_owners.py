@@ -149,3 +149,71 @@ def test_an_act_or_answer_for_an_instance_that_never_was_makes_none() -> None:
     assert set(shard.outcomes("act").values()) == {"dead"}
     assert set(shard.outcomes("answer").values()) == {"dead"}
     assert "no instance" in shard.store.tables.dead[0].reasons[0]
+
+
+class CutOff:
+    """A broker as one replica sees it: away whenever `is_cut` says so, however well it is for others."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self.is_cut = False
+
+    def available(self) -> dict[str, bool]:
+        return dict.fromkeys(("consuming", "publishing"), not self.is_cut)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+
+async def _with_cuts(cuts: list[tuple[float, list[bool]]]) -> tuple[list[list[bool]], int]:
+    """Two replicas, each cut off from the broker or not for so many seconds: who owned the shard at each end, and the
+    sum of all times that it changed hands."""
+    shard, found = Shard(), []
+    await shard.broker.declare(["metrics"], {"metrics": 0})
+    brokers = [CutOff(shard.broker), CutOff(shard.broker)]
+    owners = [
+        Owner(0, name, shard.store, broker, lambda: of(SYSTEM), shard.clock, lease=LEASE, batch=20)
+        for name, broker in zip(("first", "other"), brokers, strict=True)
+    ]
+    hands = 0
+
+    async def count() -> None:
+        nonlocal hands
+        held = [False, False]
+        while True:
+            now = [owner.owns for owner in owners]
+            hands += sum(is_ and not was for was, is_ in zip(held, now, strict=True))
+            held = now
+            await asyncio.sleep(0.5)
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(owners[0].run()), tasks.create_task(count())]
+        await asyncio.sleep(1)
+        running.append(tasks.create_task(owners[1].run()))
+        for seconds, away in cuts:
+            for broker, is_cut in zip(brokers, away, strict=True):
+                broker.is_cut = is_cut
+            await asyncio.sleep(seconds)
+            found.append([owner.owns for owner in owners])
+        for task in running:
+            task.cancel()
+    return found, hands
+
+
+def test_owner_that_alone_cannot_reach_rabbitmq_leaves_the_shard_to_one_that_can() -> None:
+    both, only_other = [False, False], [True, False]
+    found, hands = virtual.run(_with_cuts([(5, both), (40, only_other), (60, both)]))
+    assert found == [[True, False], [False, True], [False, True]]
+    assert hands == 2
+
+
+def test_shard_has_an_owner_while_nobody_reaches_rabbitmq_and_seldom_changes_hands() -> None:
+    found, hands = virtual.run(_with_cuts([(1000, [True, True])]))
+    assert sum(found[0]) == 1
+    assert hands <= 12, "each gives it up after 20, 40, 80, ... seconds, and not every 20 seconds"
+
+
+def test_replica_that_reaches_rabbitmq_again_first_gets_the_shard_from_one_that_does_not() -> None:
+    found, _ = virtual.run(_with_cuts([(60, [True, True]), (300, [False, True]), (300, [True, False])]))
+    assert found[1] == [True, False]
+    assert found[2] == [False, True]

@@ -187,10 +187,14 @@ class Link:
         connection = aiormq.Connection(self._url, transport_factory=transport)
         try:
             await ask(connection.connect(), CONNECT_TIMEOUT)
-        except BaseException:
+        except BaseException as error:
             transport.abort()
             await close(connection)
-            raise
+            if not isinstance(error, Exception) or isinstance(error, Unavailable | aiormq.AMQPError):
+                raise
+            # Somebody who listens and hangs up, or is no broker at all: aiormq lets its parsers' errors through.
+            why = f"what answers there is no RabbitMQ that is up ({explain(error)})"
+            raise Unavailable(SERVER, why) from error
         self.tap, self._transport = transport.tap, transport
         return connection
 
