@@ -34,8 +34,9 @@ UNTOLD = frozenset({"report"})
 
 @dataclass
 class Witness:
-    """What was seen, in its order."""
+    """What was seen, in its order. `twins`: machines with the table of `alert`, which the same measurements mean."""
 
+    twins: tuple[str, ...] = ()
     writes: list[Write] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     published: dict[tuple[str, str], Published] = field(default_factory=dict)
@@ -61,7 +62,8 @@ class Witness:
             answer = real(tables, batch, now)
             lease = tables.leases.get(batch.shard)
             held = lease.token if lease is not None else 0
-            self.writes += [Write("snapshot", w.snapshot.instance, batch.token, held) for w in batch.snapshots]
+            names = [str(write.snapshot.instance) for write in batch.snapshots]
+            self.writes += [Write("snapshot", name, batch.token, held) for name in names or ["a shard"]]
             return answer
 
         return commit
@@ -126,13 +128,16 @@ class Witness:
     def _publishes(self, real: Any) -> Any:
         def put(broker: MemoryBroker, routing_key: str, body: bytes, **how: Any) -> None:
             event = json.loads(body)
-            instance, name = f"lifecycle/{event['subject']}", event["type"].removeprefix("relight.")
+            name, system = event["type"].removeprefix("relight."), event["subject"]
+            others: tuple[str, ...] = ()
+            instance = f"lifecycle/{system}"
             if name == "metric.observed":
-                instance = f"alert/{event['subject']}/{event['data']['metric']}"
+                instance, *twins = (f"{one}/{system}/{event['data']['metric']}" for one in ("alert", *self.twins))
+                others = tuple(twins)
             key = (event["source"], event["id"])
             if event["source"] == PUBLISHER:
                 order = 0 if name == "operation.requested" else None
-                self.published[key] = Published(*key, Verdict.CONFIRMED, instance, order=order)
+                self.published[key] = Published(*key, Verdict.CONFIRMED, instance, others, order=order)
             real(broker, routing_key, body, **how)
 
         return put
@@ -143,6 +148,7 @@ class Witness:
         written = {write.key: write.token for write in self.writes if write.what == "snapshot"}
         told = [found.notification(entry.routing_key, entry.body) for entry in story.broker.log]
         ids = {note.id for note in told}
+        machines = tables_of_machines()
         # Confirmed rows may wait for their deletion with the next batch; there is none any more.
         unsent = [message.message_id for _, message in tables.outbox.values() if message.exchange == STATUS_EXCHANGE]
         places = {key: place for place, key in enumerate(tables.inbox)}
@@ -160,7 +166,7 @@ class Witness:
             newest_token=max((lease.token for lease in tables.leases.values()), default=0),
             notifications=told,
             effects=self.effects,
-            machines=tables_of_machines(),
+            machines={**machines, **{(twin, 1): machines["alert", 1] for twin in self.twins}},
             documents={url: sha256(content) for url, content in story.world.storage.documents.items()},
             undelivered=[message.message_id for _, message, _ in tables.undelivered.values()],
             timers=[found.Timer(one.instance, one.entry, one.kind, one.due_at) for _, one in tables.timers.values()],

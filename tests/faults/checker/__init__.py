@@ -12,6 +12,7 @@ from tests.faults.checker.findings import Fault, Finding
 from tests.faults.checker.gate import operations_leave_once_and_in_order
 from tests.faults.checker.lifecycle import lifecycle_shows_what_it_claims
 from tests.faults.checker.logs import edges_are_the_tables, logs_hold
+from tests.faults.checker.losses import losses_are_counted
 from tests.faults.checker.notifications import notifications_match, subscriber_heard_the_same
 from tests.faults.checker.rest import nothing_is_overdue, steps_ended_with_their_state
 from tests.faults.checker.tokens import nothing_was_written_with_an_old_token, tokens_only_grow
@@ -30,6 +31,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     nothing_was_written_with_an_old_token,
     notifications_match,
     subscriber_heard_the_same,
+    losses_are_counted,
     operations_leave_once_and_in_order,
     effects_happened_once,
     steps_ended_with_their_state,

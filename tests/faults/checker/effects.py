@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tests.faults.checker.findings import Fault, Finding
+from tests.faults.checker.losses import Told, told
 from tests.faults.evidence import Evidence
 
 COMMANDS = "participant."
@@ -14,11 +15,12 @@ def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
     """A participant's effect carries its step's key; a process tells when it begins and when it ends."""
     planned = {step.key for step in evidence.steps}
     steps = {step.key: step for step in evidence.steps if step.action.startswith(COMMANDS)}
+    losses = told(evidence)
     counted = Counter(effect.key for effect in evidence.effects if effect.key is not None)
     for key, count in counted.items():
         if count > 1:
             yield Finding(Fault.DOUBLED_EFFECT, f"{key} happened {count} times")
-        if key not in planned:
+        if key not in planned and not any(_is_of(key, loss) for loss in losses):
             yield Finding(Fault.UNPLANNED_EFFECT, f"{key} happened and no step planned it")
     for key, step in steps.items():
         ran = "detail" not in step.result or step.result.get("running") is not False
@@ -38,5 +40,12 @@ def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
         done = [s for s in evidence.steps if s.name == f"start:{component}" and s.status == "done"]
         if starts < len(done):
             yield Finding(Fault.MISSING_EFFECT, f"{component} was started {starts} times, recorded {len(done)} times")
-        if starts > len({s.entry for s in evidence.steps if s.name == f"start:{component}"}):
+        # How often it was started in what is lost, nobody can say any more.
+        if starts > len({s.entry for s in evidence.steps if s.name == f"start:{component}"}) and not losses:
             yield Finding(Fault.DOUBLED_EFFECT, f"{component} was started {starts} times, planned less often")
+
+
+def _is_of(key: str, loss: Told) -> bool:
+    """Whether it names a step of a state entry that is lost."""
+    instance, entry, _ = key.split(":", 2)
+    return instance.split("/")[1] == loss.system and int(entry) <= loss.entry

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from tests.faults.checker.findings import Fault, Finding
+from tests.faults.checker.losses import told
 from tests.faults.evidence import Evidence, LogRow, Verdict
 
 OUTCOMES = frozenset({"applied", "absorbed", "refused", "dead"})
@@ -19,10 +20,11 @@ def events_have_outcomes(evidence: Evidence) -> Iterator[Finding]:
     for row in evidence.inbox:
         rows[row.source, row.id].append(row)
     dead = {(letter.source, letter.event_id) for letter in evidence.dead}
+    lost = {key for loss in told(evidence) for key in loss.events}
     for event in evidence.published:
         key = (event.source, event.id)
         found = rows.get(key, [])
-        if event.verdict is Verdict.CONFIRMED and not found and key not in dead:
+        if event.verdict is Verdict.CONFIRMED and not found and key not in dead and key not in lost:
             yield Finding(Fault.LOST_EVENT, f"{key} was confirmed and has neither an outcome nor a dead letter")
         if len(found) > 1:
             yield Finding(Fault.DOUBLED_INBOX_ROW, f"{key} has {len(found)} inbox rows")

@@ -33,6 +33,7 @@ class Fault(StrEnum):
     INVENTED_NOTIFICATION = "invented_notification"
     ALTERED_NOTIFICATION = "altered_notification"
     SWAPPED_NOTIFICATIONS = "swapped_notifications"
+    MISCOUNTED_LOSS = "miscounted_loss"
     UNSENT_NOTIFICATION = "unsent_notification"
     UNHEARD_NOTIFICATION = "unheard_notification"
 

@@ -25,6 +25,9 @@ def lifecycle_shows_what_it_claims(evidence: Evidence) -> Iterator[Finding]:
                 place = row.state_from if row.state_from.endswith("resuming") else "starting_up.verifying"
                 if not _verified(steps.get((instance, entries.get(place, 0)), [])):
                     yield Finding(Fault.UNVERIFIED_OPERATIONAL, f"{where}: no passed verification in {place}")
+            if row.state_to == "starting_up.initializing":
+                # What was verified was what ran before.
+                entries.pop("starting_up.verifying", None)
             if row.state_to == "shutting_down":
                 # What was left off is gone on with: the snapshot is that with which it began.
                 again = (row.state_from, halted_in) == ("halted", "shutting_down")

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from tests.faults.checker.findings import Fault, Finding
+from tests.faults.checker.losses import told as told_losses
 from tests.faults.evidence import Evidence, LogRow, Notification, by_instance
 
 
@@ -22,13 +23,18 @@ def notifications_match(evidence: Evidence) -> Iterator[Finding]:
         seen[note.id] = note
         if note.data.get("seq") is not None:
             told[note.data["instance"]].append(note)
-    logs = by_instance(evidence.log)
+    logs, losses = by_instance(evidence.log), told_losses(evidence)
     for instance in told.keys() | logs.keys():
         rows = {(row.epoch, row.seq): row for row in logs.get(instance, [])}
         heard = [(note.data["epoch"], note.data["seq"]) for note in told.get(instance, [])]
         for key in rows.keys() - set(heard):
             yield Finding(Fault.MISSING_NOTIFICATION, f"{instance}: nothing was said of {key}")
-        for key in set(heard) - rows.keys():
+        gone = {
+            (note.data["epoch"], note.data["seq"])
+            for note in told.get(instance, [])
+            if any(loss.covers(note) for loss in losses)
+        }
+        for key in set(heard) - rows.keys() - gone:
             yield Finding(Fault.INVENTED_NOTIFICATION, f"{instance}: {key} was told and is not in the log")
         if len(heard) != len(set(heard)):
             twice = [key for key, count in Counter(heard).items() if count > 1]

@@ -37,5 +37,5 @@ def nothing_is_overdue(evidence: Evidence) -> Iterator[Finding]:
         until = row.deadline_at or row.dwell_until
         if until is not None and until + GRACE < evidence.taken_at:
             yield Finding(Fault.OVERDUE, f"{row.instance} stands in {row.state}, which was to end at {until}")
-        elif row.instance not in timed | open_steps:
+        if row.instance not in timed | open_steps:
             yield Finding(Fault.STUCK, f"{row.instance} stands in {row.state}, and nothing will ever move it")

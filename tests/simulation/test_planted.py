@@ -1,0 +1,46 @@
+"""The outside checker is proven on the engine itself: every planted bug is caught by its name, and only bugs are."""
+
+import pytest
+
+from service.simulation import virtual
+from tests.faults.checker import Fault, Finding, check
+from tests.faults.evidence import Evidence
+from tests.simulation.conditions import make_hard
+from tests.simulation.evidence import Witness
+from tests.simulation.planted import PLANTED, Plant
+from tests.simulation.story import tell
+
+SEEDS = range(12)
+"""A bug may need several stories to show; each of them is clean without it."""
+
+
+def findings(monkeypatch: pytest.MonkeyPatch, seed: int, plant: Plant | None = None) -> list[Finding]:
+    """What the checker finds in the story of `seed`, told with or without a bug under hard conditions."""
+    witness = Witness()
+    with monkeypatch.context() as planted:
+        if plant is not None:
+            plant(planted)
+        witness.stand_by(planted)
+        make_hard(planted, witness, seed)
+        return check(virtual.run(_told(seed, witness)))
+
+
+async def _told(seed: int, witness: Witness) -> Evidence:
+    story = await tell(seed)
+    return witness.evidence(story, story.clock.now())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_engine_without_a_bug_is_found_to_have_none(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert findings(monkeypatch, seed) == []
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_planted_bug_is_caught_by_its_name(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing, seen = PLANTED[plant], frozenset[Fault]()
+    for seed in SEEDS:
+        found = frozenset(finding.fault for finding in findings(monkeypatch, seed, plant))
+        missing, seen = missing - found, seen | found
+        if not missing:
+            break
+    assert not missing, f"{plant.__doc__} Not found as {sorted(missing)}, only as {sorted(seen)}"
