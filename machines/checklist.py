@@ -3,6 +3,7 @@
 A checklist is a tuple of items; another one is another tuple, of the same items or new ones.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -188,6 +189,34 @@ def _list(value: Json) -> list[Json]:
     return value if isinstance(value, list) else []
 
 
+def nothing_critical(run: Run) -> Proof:
+    """Proven by the guard that lets no restart begin beside another run, and by the checks of `restart.critical`, each
+    with what it found: where the file names none, nobody has looked into the system itself, and that is said."""
+    let = let_in(NOTIFYING, "nothing_critical_running")(run)
+    looked = run.of("interlock")
+    if not let.proven:
+        return let
+    if not looked:
+        after = any(move.to in (QUIET, PRESERVING) and not move.refused for move in run.moves)
+        unasked = "; restart.critical is not set, so nothing in the system itself was asked" if after else ""
+        return Proof(True, let.words + unasked)
+    waiver = run.waivers.get("interlock")
+    if isinstance(waiver, dict):
+        return Proof(False, f"interlock was waived by {waiver.get('by')}: {waiver.get('reason')}")
+    if problems := [step.problem for step in looked if step.problem is not None]:
+        return Proof(False, "; ".join(problems))
+    found = "; ".join(_found(step) for step in looked)
+    return Proof(True, f"proven by {found}, and {let.words.removeprefix('proven by ')}")
+
+
+def _found(step: Seen) -> str:
+    checks = [check for check in _list(step.result.get("checks")) if isinstance(check, dict)]
+    found = (f"{check.get('title')} {json.dumps(check.get('value'), ensure_ascii=False)}" for check in checks)
+    waited = len(_list(step.result.get("waited_for")))
+    late = f", after {waited} {'finding' if waited == 1 else 'findings'} to the contrary" if waited else ""
+    return f"{step.name} ({'; '.join(found)} at {step.result.get('at')}{late})"
+
+
 def written(run: Run) -> Proof:
     """Proven by the report itself."""
     if run.writing:
@@ -197,12 +226,13 @@ def written(run: Run) -> Proof:
 
 BACKED_UP = "restart.backup is not set in the system's file"
 NOTIFYING = "preparing_for_restart.notifying"
+QUIET, PRESERVING = "preparing_for_restart.awaiting_quiet", "preparing_for_restart.preserving"
 VERIFYING, RESTORING = "starting_up.verifying", "starting_up.restoring"
 
 DAILY_RESTART = (
     Item(
         "Verify no critical operations in progress",
-        let_in(NOTIFYING, "nothing_critical_running"),
+        nothing_critical,
     ),
     Item("Send pre-restart notification", delivered("tell", NOTIFYING)),
     Item("Execute database backup", Lines(("backup",), absent=BACKED_UP)),

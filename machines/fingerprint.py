@@ -27,7 +27,7 @@ def fingerprint(machine: Machine) -> str:
         functions.append(machine.explain)
     for state in machine.states:
         lines.append(_state(state))
-        functions += [told for told in (state.dwell, state.deadline, state.asks) if callable(told)]
+        functions += [told for told in (state.dwell, state.deadline, state.asks, state.when) if callable(told)]
         for step in state.steps:
             lines.append("  " + _step(step))
             functions += [asked for asked in (step.arguments, step.when) if asked is not None]
@@ -68,7 +68,8 @@ def label(machine: Machine) -> str:
 def _state(state: State) -> str:
     kind = "resting" if state.resting else "final" if state.final else "passing"
     waits = f"dwell {_value(state.dwell)} deadline {_value(state.deadline)} then {state.then} asks {_value(state.asks)}"
-    return f"state {state.name} {kind} {waits}{' passes' * state.passes}"
+    only = f" when {_value(state.when)}" * (state.when is not None)
+    return f"state {state.name} {kind} {waits}{' passes' * state.passes}{only}"
 
 
 def _step(step: Step) -> str:

@@ -19,6 +19,7 @@ from machines.lifecycle_authority import (
     silence_allows,
     somebody_may_approve,
 )
+from machines.lifecycle_loss import LOST, note_lost, rows_lost, rows_lost_or_begun
 from machines.lifecycle_memory import (
     absent,
     announced_anew,
@@ -37,10 +38,11 @@ from machines.lifecycle_memory import (
     note_up,
     note_up_by_waiver,
     note_verified,
+    note_waiting,
 )
 from machines.lifecycle_pause import note_held, pause_holds
 from machines.lifecycle_proof import checks_of, failed_before, note_failed_before, only_failed_before, passed
-from machines.lifecycle_states import AFTER_NO_RETURN, BEFORE_NO_RETURN, STATES, At
+from machines.lifecycle_states import AFTER_NO_RETURN, BEFORE_NO_RETURN, STATES, At, knows_critical
 from machines.model import (
     Event,
     Facts,
@@ -53,7 +55,7 @@ from machines.model import (
 )
 from machines.plan import plan_hash
 from schemas.base import Json
-from schemas.events import OperationRequested, RestartCancelled, RestartRequested, SystemRegistered
+from schemas.events import DatabaseLost, OperationRequested, RestartCancelled, RestartRequested, SystemRegistered
 
 NAME = "lifecycle"
 
@@ -150,6 +152,11 @@ def note_frozen(facts: Facts) -> Mapping[str, Json]:
     return note_failure(facts, no_freeze_now(facts))
 
 
+def may_be_in_progress(facts: Facts) -> Reason | None:
+    """Only a system whose file says how to tell is asked whether anything critical is in progress."""
+    return None if knows_critical(facts.system) else Reason("restart.critical names nothing to wait for")
+
+
 def note_unpreserved(facts: Facts) -> Mapping[str, Json]:
     return note_failure(facts, snapshot_verified(facts) or pause_holds(facts))
 
@@ -201,9 +208,16 @@ TRANSITIONS = (
         "told later than announced: the pause moves", budget=1, stay=True,
     ),
     Transition(
+        At.NOTIFYING, On.COMPLETED, At.AWAITING_QUIET, (no_freeze_now, may_be_in_progress), note_waiting,
+        "it is time, once nothing critical is in progress",
+    ),
+    Transition(
         At.NOTIFYING, On.COMPLETED, At.PRESERVING, (no_freeze_now,), note_baseline, "everybody was told, and it is time"
     ),
-    Transition(At.NOTIFYING, On.COMPLETED, At.RESUMING, (), note_frozen, "too late"),
+    Transition(
+        At.AWAITING_QUIET, On.COMPLETED, At.PRESERVING, (no_freeze_now,), None, "nothing critical is in progress"
+    ),
+    Transition((At.NOTIFYING, At.AWAITING_QUIET), On.COMPLETED, At.RESUMING, (), note_frozen, "too late"),
     Transition(
         At.PRESERVING, On.COMPLETED, At.SHUTTING_DOWN, (snapshot_verified, pause_holds), note_committed,
         "the system snapshot is verified: point of no return",
@@ -215,8 +229,14 @@ TRANSITIONS = (
     # Until the components are stopped, turning back costs nothing.
     Transition(BEFORE_NO_RETURN, "restart.cancelled", At.RESUMING, (), note_failure, "cancelled"),
     Transition(BEFORE_NO_RETURN, "operator.abort", At.RESUMING, (), note_failure, "aborted"),
-    Transition((At.NOTIFYING, At.PRESERVING), On.STEP_FAILED, At.RESUMING, (), note_failure, "preparing failed"),
-    Transition((At.NOTIFYING, At.PRESERVING), On.DEADLINE_PASSED, At.RESUMING, (), note_failure, "out of time"),
+    Transition(
+        (At.NOTIFYING, At.AWAITING_QUIET, At.PRESERVING), On.STEP_FAILED, At.RESUMING, (), note_failure,
+        "preparing failed",
+    ),
+    Transition(
+        (At.NOTIFYING, At.AWAITING_QUIET, At.PRESERVING), On.DEADLINE_PASSED, At.RESUMING, (), note_failure,
+        "out of time",
+    ),
     Transition(
         At.RESUMING, On.COMPLETED, At.OPERATIONAL, (all_resumed, verified), note_resumed, "resumed and verified"
     ),
@@ -262,23 +282,38 @@ TRANSITIONS = (
     Transition(AFTER_NO_RETURN, On.STEP_FAILED, At.HALTED, (), note_failure, "a person is needed"),
     Transition(AFTER_NO_RETURN, On.DEADLINE_PASSED, At.HALTED, (), note_failure, "out of time; a person is needed"),
     Transition(AFTER_NO_RETURN, "operator.hands-off", At.HALTED, (), note_failure, "a person takes over"),
+    # What Relight knows is older than what it did: nothing goes on until a person has looked, and nothing is retried.
+    Transition(At.UNOBSERVED, LOST, At.LOST, (rows_lost_or_begun,), note_lost, "the database has lost what was said"),
+    Transition(
+        (*BEFORE_NO_RETURN, At.RESUMING, *AFTER_NO_RETURN), LOST, At.LOST, (), note_lost,
+        "the database has lost what was said",
+    ),
+    Transition(
+        (At.OPERATIONAL, At.DEGRADED, At.HALTED, At.LOST), LOST, At.LOST, (rows_lost,), note_lost,
+        "the database has lost what was said",
+    ),
     # At rest, by a person. Each retry is somebody's decision: no budget bounds people.
     Transition(
         At.HALTED, "operator.retry", At.SHUTTING_DOWN, (stopping_was_left_off,), None, "what still runs is stopped"
     ),
     Transition(At.HALTED, "operator.retry", At.INITIALIZING, (), None, "started once more"),
-    Transition(At.HALTED, "operator.abort", At.DEGRADED, (), note_given_up, "left as it stands"),
-    Transition((At.HALTED, At.DEGRADED), "operator.adopt", At.UNOBSERVED, (), note_adopted, "look at what is there"),
+    Transition((At.HALTED, At.LOST), "operator.abort", At.DEGRADED, (), note_given_up, "left as it stands"),
+    Transition(
+        (At.HALTED, At.LOST, At.DEGRADED), "operator.adopt", At.UNOBSERVED, (), note_adopted, "look at what is there"
+    ),
     *(
         Transition(rest, "system.registered", rest, (configuration_changed,), reason="stands on the new configuration",
                    stay=True)
-        for rest in (At.OPERATIONAL, At.DEGRADED, At.HALTED)
+        for rest in (At.OPERATIONAL, At.DEGRADED, At.HALTED, At.LOST)
     ),
 )  # fmt: skip
 
 
+_OF_THE_SYSTEM = (RestartRequested, RestartCancelled, OperationRequested, SystemRegistered, DatabaseLost)
+
+
 def address(event: Event) -> InstanceId | None:
-    if isinstance(event.data, RestartRequested | RestartCancelled | OperationRequested | SystemRegistered):
+    if isinstance(event.data, _OF_THE_SYSTEM):
         return InstanceId(f"{NAME}/{event.system}")
     return carried(NAME, event)
 
@@ -291,6 +326,8 @@ def explain(trigger: str, facts: Facts) -> Reason | None:
     match trigger:
         case "restart.requested" if state == At.HALTED:
             return Reason(f"{system} is halted{f' in {name}' if name else ''}: retry, adopt or abort it first")
+        case "restart.requested" | "operator.retry" if state == At.LOST:
+            return Reason(f"Relight's database lost what it did with {system}: adopt what is there, or abort, first")
         case "restart.requested" if name:
             return Reason(f"{name} is already in progress ({state}), requested by {restart.get('requested_by')}")
         case "restart.requested":
@@ -298,7 +335,7 @@ def explain(trigger: str, facts: Facts) -> Reason | None:
         case "restart.cancelled" | "operator.abort" if state in AFTER_NO_RETURN:
             what = f"{name} is past the point of no return" if name else f"{system} is being started for the first time"
             return Reason(f"{what} ({state}): it only goes forward now; hands-off stops it where it stands")
-        case "operator.hands-off" if state in (At.NOTIFYING, At.PRESERVING):
+        case "operator.hands-off" if state in (At.NOTIFYING, At.AWAITING_QUIET, At.PRESERVING):
             return Reason(f"nothing of {system} was stopped yet ({state}): abort instead, which resumes it")
         case "restart.cancelled" if state == At.RESUMING:
             return Reason(f"{name or 'the restart'} is already being taken back")
@@ -319,6 +356,6 @@ LIFECYCLE = Machine(
     states=STATES,
     transitions=TRANSITIONS,
     address=address,
-    absorbs=frozenset({"system.registered"}),
+    absorbs=frozenset({"system.registered", LOST}),
     explain=explain,
 )

@@ -25,6 +25,7 @@ ONE_RESTART = (
     "absent",
     "not_started",
     "waivers",
+    "lost",
 )
 """What belongs to one restart (or first start) and goes with it. The engine writes `waivers`."""
 
@@ -88,6 +89,12 @@ def note_baseline(facts: Facts) -> Mapping[str, Json]:
     return {"baseline": {step.planned.name.split(":", 1)[-1]: evidence(step) for step in steps_of(facts, "baseline")}}
 
 
+def note_waiting(facts: Facts) -> Mapping[str, Json]:
+    """The baseline, and until when critical operations are waited for."""
+    by = (facts.now + facts.system.restart.limits.critical).astimezone(UTC).isoformat()
+    return {**note_baseline(facts), "restart": {**record(facts.snapshot.data, "restart"), "quiet_by": by}}
+
+
 def note_no_return(facts: Facts) -> Mapping[str, Json]:
     sealed = step_of(facts, "seal")
     digests = {s.planned.component or "": text(s.result, "digest") for s in steps_of(facts, "flush")}
@@ -132,8 +139,9 @@ def _out_of_time(facts: Facts) -> dict[str, Json]:
         StepStatus.WAITING: "its answer did not come in time",
     }
     components = facts.system.components
+    again = "it was tried again and again, at {place}, until the time was over"
     return {
-        step.planned.name: doing[step.status].format(
+        step.planned.name: (again if step.status is StepStatus.READY and step.error else doing[step.status]).format(
             place=components[step.planned.component].place if step.planned.component in components else LOCAL
         )
         + (f" (before: {step.error})" if step.error else "")

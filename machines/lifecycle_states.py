@@ -21,6 +21,7 @@ class At(StrEnum):
     OPERATIONAL = "operational"
     AWAITING_APPROVAL = "preparing_for_restart.awaiting_approval"
     NOTIFYING = "preparing_for_restart.notifying"
+    AWAITING_QUIET = "preparing_for_restart.awaiting_quiet"
     PRESERVING = "preparing_for_restart.preserving"
     RESUMING = "preparing_for_restart.resuming"
     SHUTTING_DOWN = "shutting_down"
@@ -29,9 +30,10 @@ class At(StrEnum):
     RESTORING = "starting_up.restoring"
     DEGRADED = "degraded"
     HALTED = "halted"
+    LOST = "halted.database_lost"
 
 
-BEFORE_PAUSE = (At.AWAITING_APPROVAL, At.NOTIFYING)
+BEFORE_PAUSE = (At.AWAITING_APPROVAL, At.NOTIFYING, At.AWAITING_QUIET)
 BEFORE_NO_RETURN = (*BEFORE_PAUSE, At.PRESERVING)
 AFTER_NO_RETURN = (At.SHUTTING_DOWN, At.INITIALIZING, At.VERIFYING, At.RESTORING)
 
@@ -59,6 +61,12 @@ def _announced(system: System, data: Mapping[str, Json], now: datetime) -> datet
 
 def _announced_at_the_latest(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
     return _announced(system, data, now) + TELLING + _backing_up(system, "before_pause")
+
+
+def _quiet(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
+    """What `note_waiting` remembered, so that the text which names who is in the way says the same."""
+    by = record(data, "restart").get("quiet_by")
+    return datetime.fromisoformat(by) if isinstance(by, str) else now + system.restart.limits.critical
 
 
 def _backing_up(system: System, when: str) -> timedelta:
@@ -150,6 +158,11 @@ def _prunes_after(system: System) -> bool:
     return _backup_after(system) and system.restart.backup is not None and system.restart.backup.keep != "all"
 
 
+def knows_critical(system: System) -> bool:
+    """Whether the system's file says how to tell that a critical operation is in progress."""
+    return bool(system.restart.critical)
+
+
 def _soaks(system: System) -> bool:
     return system.restart.soak > timedelta(0)
 
@@ -219,6 +232,15 @@ STATES = (
         ),
         # Nothing is paused during the notice: who has work for the system need not wait yet.
         passes=True,
+    ),
+    # The last moment at which work may still begin; what is in progress is waited for, and ended by nobody.
+    State(
+        At.AWAITING_QUIET,
+        deadline=_quiet,
+        then="give the restart up and resume",
+        steps=(Step("interlock", "check.critical", limit="critical", attempts=100),),
+        passes=True,
+        when=knows_critical,
     ),
     State(
         At.PRESERVING,
@@ -316,4 +338,10 @@ STATES = (
     ),
     State(At.DEGRADED, resting=True, passes=True, steps=(CALL,)),
     State(At.HALTED, resting=True, steps=(CALL,)),
+    # What was being done is known no more. Looking changes nothing, and tells a person what there is to adopt.
+    State(
+        At.LOST,
+        resting=True,
+        steps=(Step("look", "component.observe", Each.COMPONENT, keep=True, attempts=3, optional=True), CALL),
+    ),
 )  # fmt: skip

@@ -199,6 +199,7 @@ class State:
     that `asks` people, by what the data says: only an event or the deadline ends it. What either does is optional.
     `then` says for people what happens when the deadline passes: `abort and resume`.
     `passes`: operations pass the system's gate in it; in every other state they are held.
+    `when` (of the system): a run comes here only then; what leads here has a guard that says the same.
     """
 
     name: str
@@ -210,6 +211,7 @@ class State:
     then: str = ""
     steps: tuple[Step, ...] = ()
     asks: Callable[[Mapping[str, Json]], Asks] | None = None
+    when: Callable[[System], bool] | None = None
 
     @property
     def status(self) -> str:

@@ -81,13 +81,14 @@ def route(
 ) -> tuple[Leg, ...]:
     """The states that a run goes through when all goes well, from `start` on `trigger` to the next rest.
 
-    Follows the first transition of the table for `completed` in each state: a table names the good way first. Raises
-    ValueError when the table has no such way.
+    Follows the first transition of the table for `completed` in each state, passing over states that this system never
+    comes to: a table names the good way first. Raises ValueError when the table has no such way.
     """
     legs: list[Leg] = []
     here, by = start, trigger
     while len(legs) <= len(machine.states):
-        taken = next((t for t in machine.transitions if here in t.sources and t.trigger == by), None)
+        ways = (t for t in machine.transitions if here in t.sources and t.trigger == by)
+        taken = next((t for t in ways if _comes_there(machine.state(t.target), system)), None)
         if taken is None:
             raise ValueError(f"machine {machine.name}: no way leads on from {here} by {by}")
         state = machine.state(taken.target)
@@ -96,6 +97,10 @@ def route(
             return tuple(legs)
         here, by = state.name, On.COMPLETED
     raise ValueError(f"machine {machine.name}: the way from {start} by {trigger} comes to no rest")
+
+
+def _comes_there(state: State, system: System) -> bool:
+    return state.when is None or state.when(system)
 
 
 def plan_hash(machine: Machine, system: System, request: Mapping[str, Json]) -> str:

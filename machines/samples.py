@@ -9,6 +9,7 @@ from schemas.events import (
     Act,
     ApprovalDenied,
     ApprovalGiven,
+    DatabaseLost,
     MetricObserved,
     OperatorActed,
     RestartCancelled,
@@ -34,6 +35,7 @@ EVIDENCE: Mapping[str, tuple[Evidence, Evidence | None]] = {
     "component.observe": ({"running": True}, {"running": False}),
     "check.run": ({"passed": True}, {"passed": False, "failed_before": True}),
     "check.soak": ({"passed": True}, None),
+    "check.critical": ({"passed": True}, None),
     "notice.tell": ({"delivered_at": (START + timedelta(hours=1)).isoformat()}, None),
     "participant.flush": ({"digest": "d" * 64, "where": "file:///state/flushed"}, None),
     "snapshot.seal": (_SEALED, {}),
@@ -77,7 +79,7 @@ SYSTEMS = (
             "second": {"process": ["second"], "needs": ["first"], "participant": "amqp"},
         },
         [_CHECK],
-        restart={"soak": "10s"},
+        restart={"soak": "10s", "critical": [_CHECK]},
     ),
     *(
         _system(
@@ -113,6 +115,7 @@ def samples(machine: Machine, instance: InstanceId) -> tuple[tuple[str, Closed],
         "approval.given": (ApprovalGiven(instance=instance, plan=THIS_PLAN, reason="agreed"),),
         "approval.denied": (ApprovalDenied(instance=instance, plan=THIS_PLAN, reason="not tonight"),),
         "system.registered": (SystemRegistered(config_hash=STANDING), SystemRegistered(config_hash="new")),
+        "database.lost": tuple(DatabaseLost(epoch=2, rows=rows, reason="restored") for rows in (0, 3)),
         # Each level, each hysteresis, and a measurement that comes too late.
         "metric.observed": (
             *(MetricObserved(metric=metric, value=value) for value in (50.0, 68.0, 80.0, 88.0, 95.0)),

@@ -10,8 +10,8 @@ from machines.violations import Violation
 from schemas.events import EVENTS, Act
 
 _WORDS = (
-    "unobserved operational preparing_for_restart awaiting_approval notifying preserving resuming "
-    "shutting_down starting_up initializing "
+    "unobserved operational preparing_for_restart awaiting_approval notifying awaiting_quiet preserving resuming "
+    "database_lost shutting_down starting_up initializing "
     "verifying restoring degraded halted recovering maintenance normal warning critical rising diagnosing resolved "
     "escalated recovered failed due waiting running completed late skipped blacked_out missed"
 )

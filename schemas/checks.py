@@ -43,10 +43,13 @@ class EqualCheck(Closed):
 
 
 class FilesCheck(Closed):
-    """The file or folder can be read (and written, with `rw`), and its file system has `free` bytes left at least."""
+    """The file or folder can be read (and written, with `rw`), and its file system has `free` bytes left at least.
+
+    `absent`: nothing of that name is there, as when nobody holds a lock file.
+    """
 
     files: Annotated[str, Field(min_length=1, max_length=4000)]
-    access: Literal["r", "rw"] = "r"
+    access: Literal["r", "rw", "absent"] = "r"
     free: Annotated[int, Field(ge=0)] = 0
 
     @property
@@ -90,3 +93,6 @@ class IntegrityCheck(Closed):
 
 
 Check = SqlCheck | RoundTripCheck | EqualCheck | FilesCheck | ConfigCheck | McpCheck | IntegrityCheck
+
+CriticalCheck = SqlCheck | RoundTripCheck | FilesCheck | McpCheck
+"""What can say that no critical operation is in progress: it passes when there is none."""

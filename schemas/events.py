@@ -172,6 +172,32 @@ class TimerFired(Closed):
     kind: str
 
 
+class LostEvent(Closed):
+    """An event that was taken in and whose outcome is lost: published once more, with this id, it is taken in anew."""
+
+    type: str
+    id: str
+    source: str
+
+
+class DatabaseLost(Closed):
+    """Relight's database lacks what it had published already: it was restored from a backup, or failed over with loss.
+
+    `epoch` counts from now on. `rows`: how many rows of this system's logs are gone (0: only the others' of its shard),
+    published between `first` and `last`; `entry`: the last state entry of its lifecycle that they tell of. `told` are the
+    newest of them in words, `events` the newest that led to them; both are bounded.
+    """
+
+    epoch: int
+    rows: int
+    reason: Text
+    first: Moment | None = None
+    last: Moment | None = None
+    entry: int = 0
+    told: list[str] = Field(default_factory=list)
+    events: list[LostEvent] = Field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class EventType:
     """What Relight knows of one type of event. `right` None: no key of `allow:` guards it (it is engine-raised)."""
@@ -201,6 +227,7 @@ EVENTS: dict[str, EventType] = {
         EventType("system.registered", SystemRegistered, Lane.CONTROL, None),
         EventType("step.reported", StepReported, Lane.CONTROL, None),
         EventType("timer.fired", TimerFired, Lane.CONTROL, None),
+        EventType("database.lost", DatabaseLost, Lane.CONTROL, None),
     )
 }
 """By name without the prefix `relight.`."""

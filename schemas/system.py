@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Closed, Duration, Name
-from schemas.checks import Check, EqualCheck, IntegrityCheck, McpCheck, RoundTripCheck, SqlCheck
+from schemas.checks import Check, CriticalCheck, EqualCheck, IntegrityCheck, McpCheck, RoundTripCheck, SqlCheck
 from schemas.components import ByCommand, ByHttp, Command, Component, Participant
 from schemas.events import Right
 from schemas.rules import Alert, Allow, Channels, Freeze, Gate, Secret
@@ -70,8 +70,10 @@ class Backup(Closed):
 
 
 class Limits(Closed):
-    """How long each part may take; `downtime` is the promise a report measures against."""
+    """How long each part may take; `downtime` is the promise a report measures against. `critical`: how long critical
+    operations are waited for before the restart is given up."""
 
+    critical: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=5)
     drain: Duration = timedelta(minutes=5)
     stop: Duration = timedelta(minutes=2)
     start: Duration = timedelta(minutes=3)
@@ -82,10 +84,12 @@ class Limits(Closed):
 class Restart(Closed):
     """How this system is restarted. `pause_lease`: a pause that was neither renewed nor ended by then ends by itself.
 
-    `soak`: how long after the checks passed they must go on passing before the system resumes.
+    `soak`: how long after the checks passed they must go on passing before the system resumes. `critical`: each check
+    passes when no critical operation is in progress; all must pass, at once, before anything is paused.
     """
 
     notice: Notice = Notice()
+    critical: list[CriticalCheck] = Field(default_factory=list)
     backup: Backup | None = None
     limits: Limits = Limits()
     soak: Duration = timedelta(0)
@@ -168,23 +172,32 @@ class System(Closed):
 
     def _check_references(self) -> Iterator[str]:
         for index, check in enumerate(self.verify):
-            match check:
-                case SqlCheck(sql=name) if name not in self.databases:
-                    yield f"verify.{index}.sql: {name!r} is no database"
-                case IntegrityCheck(integrity=name) if name not in self.databases:
-                    yield f"verify.{index}.integrity: {name!r} is no database"
-                case RoundTripCheck(roundtrip=name) if name not in self.components:
-                    yield f"verify.{index}.roundtrip: {name!r} is no component"
-                case RoundTripCheck(roundtrip=name) if not self.components[name].takes(Command.REPORT):
-                    yield f"verify.{index}.roundtrip: {name!r} does not answer `report`"
-                case EqualCheck():
-                    for name in self._report_only_on_their_host():
-                        host = self.components[name].host
-                        yield f"verify.{index}.equal: {name} reports on {host} only; have it report over AMQP or HTTP"
-                case McpCheck(mcp=name) if name != "all" and name not in self.mcp:
-                    yield f"verify.{index}.mcp: {name!r} is no MCP server"
-                case _:
-                    pass
+            yield from self._check_reference(f"verify.{index}", check)
+        for index, critical in enumerate(self.restart.critical):
+            yield from self._check_reference(f"restart.critical.{index}", critical)
+        asked = [one.roundtrip for one in self.restart.critical if isinstance(one, RoundTripCheck)]
+        by_message = [name for name in asked if name in self.components and self.components[name].participant == "amqp"]
+        if len(by_message) > 1:
+            yield f"restart.critical: {' and '.join(by_message)} are all asked over AMQP; one round trip may be"
+
+    def _check_reference(self, where: str, check: Check) -> Iterator[str]:
+        match check:
+            case SqlCheck(sql=name) if name not in self.databases:
+                yield f"{where}.sql: {name!r} is no database"
+            case IntegrityCheck(integrity=name) if name not in self.databases:
+                yield f"{where}.integrity: {name!r} is no database"
+            case RoundTripCheck(roundtrip=name) if name not in self.components:
+                yield f"{where}.roundtrip: {name!r} is no component"
+            case RoundTripCheck(roundtrip=name) if not self.components[name].takes(Command.REPORT):
+                yield f"{where}.roundtrip: {name!r} does not answer `report`"
+            case EqualCheck():
+                for name in self._report_only_on_their_host():
+                    host = self.components[name].host
+                    yield f"{where}.equal: {name} reports on {host} only; have it report over AMQP or HTTP"
+            case McpCheck(mcp=name) if name != "all" and name not in self.mcp:
+                yield f"{where}.mcp: {name!r} is no MCP server"
+            case _:
+                pass
 
     def _report_only_on_their_host(self) -> Iterator[str]:
         """What `equal` compares is asked from one place, whichever hosts the components are on."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from service.errors import Permanent, Retry
+from service.errors import Missing, Permanent, Retry
 from service.ports import FileState
 
 WITHIN = 30.0
@@ -41,6 +41,8 @@ async def _within(path: str, work: Callable[[], T]) -> T:
             return await asyncio.to_thread(work)
     except TimeoutError as error:
         raise Retry(f"{path} did not answer within {WITHIN:.0f} s; look at the disk or the mount") from error
+    except FileNotFoundError as error:
+        raise Missing(f"{path}: {error.strerror or error}") from error
     except OSError as error:
         why = f"{path}: {error.strerror or error}"
         raise (Permanent(why) if error.errno in NOT_TO_BE_MENDED else Retry(why)) from error

@@ -47,22 +47,7 @@ class RunCheck:
     twice_is_safe = True
 
     def plan(self, step: PlannedStep, system: System) -> str:
-        match check_of(step, system):
-            case SqlCheck(sql=database, query=query, is_=expected):
-                return f"check that on {database} {query!r} is {expected!r}"
-            case RoundTripCheck(roundtrip=name, within=within):
-                return f"check that {name} answers a question within {within.total_seconds():g} s"
-            case EqualCheck(equal=names):
-                return f"check that {', '.join(names)} equal those in the system snapshot"
-            case FilesCheck(files=path, access=access):
-                return f"check that {path} can be {'read and written' if access == 'rw' else 'read'}"
-            case ConfigCheck(config=path):
-                return f"check that {path} is what it was when the system was last verified"
-            case McpCheck(mcp=name):
-                return f"check that MCP server {name} answers and lists its tools"
-            case IntegrityCheck(integrity=database, tables=tables):
-                what = ", ".join(tables) if tables else "every table"
-                return f"check that {what} of {database} and their indexes are whole, by reading them"
+        return in_words(check_of(step, system))
 
     async def perform(self, context: StepContext) -> Done | Waiting:
         """Result: `passed` true, `title`, `value`, `expected`, `seconds`, `at`. Raises Retry when it did not pass.
@@ -72,14 +57,15 @@ class RunCheck:
         check = check_of(context.row.planned, context.system)
         within = context.row.planned.timeout.total_seconds() * WHOLE
         try:
-            return await self._within(context, check, within)
+            return await self.look(context, check, within)
         except StepError as error:
             known = failed_before(context, context.row.planned.arguments.get("check"), check.title, error)
             if known is None:
                 raise
             return Done(known)
 
-    async def _within(self, context: StepContext, check: Check, seconds: float) -> Done | Waiting:
+    async def look(self, context: StepContext, check: Check, seconds: float) -> Done | Waiting:
+        """One check, whichever list of the file it stands in. Raises Retry also when it took longer than `seconds`."""
         try:
             async with asyncio.timeout(seconds) as limit:
                 return await self._perform(context, check)
@@ -189,6 +175,28 @@ class RunCheck:
                 return await post(context, name, Command.REPORT, way, within, {})
             case _:
                 raise Permanent(f"{name} cannot be asked for a report: its file names no way for it")
+
+
+def in_words(check: Check) -> str:
+    """What is checked, for people."""
+    match check:
+        case SqlCheck(sql=database, query=query, is_=expected):
+            return f"check that on {database} {query!r} is {expected!r}"
+        case RoundTripCheck(roundtrip=name, within=within):
+            return f"check that {name} answers a question within {within.total_seconds():g} s"
+        case EqualCheck(equal=names):
+            return f"check that {', '.join(names)} equal those in the system snapshot"
+        case FilesCheck(files=path, access="absent"):
+            return f"check that {path} is not there"
+        case FilesCheck(files=path, access=access):
+            return f"check that {path} can be {'read and written' if access == 'rw' else 'read'}"
+        case ConfigCheck(config=path):
+            return f"check that {path} is what it was when the system was last verified"
+        case McpCheck(mcp=name):
+            return f"check that MCP server {name} answers and lists its tools"
+        case IntegrityCheck(integrity=database, tables=tables):
+            what = ", ".join(tables) if tables else "every table"
+            return f"check that {what} of {database} and their indexes are whole, by reading them"
 
 
 def check_of(step: PlannedStep, system: System) -> Check:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from schemas.base import Json
 from schemas.checks import ConfigCheck, FilesCheck
 from schemas.system import System
-from service.errors import Permanent, Retry
+from service.errors import Missing, Permanent, Retry
 from service.ports import StepContext
 from service.steps.naming import record
 
@@ -15,12 +15,23 @@ Finding = tuple[Json, Json]
 
 
 async def files(context: StepContext, check: FilesCheck) -> Finding:
-    """Raises Permanent when it cannot be used as `access` says, Retry when too little is free."""
+    """Raises Permanent when it cannot be used as `access` says, Retry when too little is free, or when it is there and
+    should not be."""
     path = _path(context.system, check.files)
+    if check.access == "absent":
+        return await _absent(context, check, path)
     state = await context.world.files.tried(path, write=check.access == "rw")
     if state.free < check.free:
         raise Retry(f"{check.title}: {state.free} bytes are free there, expected at least {check.free}")
     return {"access": check.access, "free": state.free}, {"access": check.access, "free": check.free}
+
+
+async def _absent(context: StepContext, check: FilesCheck, path: str) -> Finding:
+    try:
+        await context.world.files.tried(path, write=False)
+    except Missing:
+        return {"access": "absent"}, {"access": "absent"}
+    raise Retry(f"{check.title}: it is there")
 
 
 async def config(context: StepContext, check: ConfigCheck) -> Finding:

@@ -17,6 +17,7 @@ from service.errors import Missing, Permanent, Refrained, StepError
 from service.ports import StepContext
 from service.steps.backups import reusable
 from service.steps.checks import RunCheck
+from service.steps.critical import look_once
 from service.steps.draining import open_transactions
 from service.steps.grounds import CheckIdentity, stand_clear
 from service.steps.naming import environment, folder, process_name, the_component
@@ -109,6 +110,19 @@ async def _check(context: StepContext) -> Answer:
     seconds = result.get("seconds")
     took = f" in {seconds:g} s" if isinstance(seconds, int | float) else ""
     return f"passes now: {_brief(result.get('value'))}{took}", result
+
+
+async def _critical(context: StepContext) -> Answer:
+    try:
+        found = await look_once(context)
+    except Refrained as error:
+        raise Unknowable(f"not asked: {error}") from error
+    except StepError as error:
+        limit = format_duration(context.row.planned.timeout)
+        raise Permanent(f"{error}; it would be waited for {limit}, then the restart is given up") from error
+    if found is None:
+        raise Unknowable("an answer by message is not waited for here")
+    return "nothing critical is in progress now", {"checks": found}
 
 
 async def _identity(context: StepContext) -> Answer:
@@ -244,6 +258,7 @@ def planned_as(step: PlannedStep) -> tuple[str, Json]:
 LOOKS: Mapping[str, Callable[[StepContext], Awaitable[Answer]]] = {
     "component.observe": _observe,
     "check.run": _check,
+    "check.critical": _critical,
     "identity.check": _identity,
     "postgres.drain": _drain,
     "postgres.backup": _backup,

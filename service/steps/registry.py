@@ -4,6 +4,7 @@ from schemas.components import Command
 from service.ports import Action
 from service.steps.backups import BackUp, RestoreTest, VerifyBackup
 from service.steps.checks import RunCheck
+from service.steps.critical import Quiet
 from service.steps.disconnecting import Disconnect
 from service.steps.draining import Drain
 from service.steps.grounds import CheckIdentity
@@ -44,6 +45,7 @@ def build() -> dict[str, Action]:
         Stop(),
         ConfirmStopped(),
         RunCheck(),
+        Quiet(),
         Soak(),
         Report(),
         Release(),

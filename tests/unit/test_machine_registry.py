@@ -50,10 +50,11 @@ def test_second_way_on_the_same_trigger_is_drawn_as_the_other_one() -> None:
 def test_states_of_one_status_stand_in_one_box() -> None:
     lines = mermaid(MACHINES["lifecycle"]).splitlines()
     start = next(i for i, line in enumerate(lines) if 'state "Preparing for Restart"' in line)
-    assert [line.split(" as ")[-1] for line in lines[start + 1 : start + 5]] == [
+    assert [line.split(" as ")[-1] for line in lines[start + 1 : start + 6]] == [
         "preparing_for_restart__awaiting_approval",
         "preparing_for_restart__notifying",
+        "preparing_for_restart__awaiting_quiet",
         "preparing_for_restart__preserving",
         "preparing_for_restart__resuming",
     ]
-    assert lines[start + 5].strip() == "}"
+    assert lines[start + 6].strip() == "}"

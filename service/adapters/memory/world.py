@@ -14,7 +14,7 @@ from schemas.base import Json
 from service.adapters.memory.chronicle import MemoryChronicle
 from service.adapters.memory.participants import MemoryCommands, MemoryParticipant
 from service.adapters.memory.storage import MemoryDumps, MemoryStorage
-from service.errors import Permanent, Retry, StepError
+from service.errors import Missing, Permanent, Retry, StepError
 from service.masking import Masks
 from service.ports import (
     Chronicle,
@@ -222,14 +222,14 @@ class MemoryFiles:
 
     async def tried(self, path: str, *, write: bool) -> FileState:
         if path not in self.contents:
-            raise Permanent(f"{path}: No such file or directory")
+            raise Missing(f"{path}: No such file or directory")
         if write and path in self.read_only:
             raise Permanent(f"{path}: Permission denied")
         return FileState(self.contents[path] is None, self.free)
 
     async def sha256(self, path: str) -> str:
         if path not in self.contents:
-            raise Permanent(f"{path}: No such file or directory")
+            raise Missing(f"{path}: No such file or directory")
         content = self.contents[path]
         if content is None:
             raise Permanent(f"{path}: Is a directory")
