@@ -13,7 +13,7 @@ import structlog
 from service import metrics
 from service.crash import crash_point
 from service.engine.gate import OPERATIONS_EXCHANGE
-from service.errors import Unavailable
+from service.errors import Transient, Unavailable
 from service.ports import Clock, OutboxRow, OutMessage, Ownership, Publisher, Sent, Store
 
 WINDOW = 500
@@ -91,8 +91,9 @@ class Outbox:
                 continue
             try:
                 await self._publish()
-            except Unavailable:
-                # The broker's adapter says so once and comes back by itself; rows wait in order.
+            except (Unavailable, Transient):
+                # The broker's adapter says so once and comes back by itself; rows wait in order. So does a row that
+                # could not be marked undelivered: it is sent once more.
                 await self._clock.sleep(0.2)
 
     async def _read(self) -> None:
@@ -102,7 +103,7 @@ class Outbox:
         limit = BOUND + len(self._sent) + len(self._handed) + 1
         try:
             rows = await self._store.unsent(self._ownership.shard, limit)
-        except Unavailable:
+        except (Unavailable, Transient):
             self._doubt = True
             await self._clock.sleep(0.2)
             return

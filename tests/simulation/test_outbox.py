@@ -11,9 +11,11 @@ import pytest
 
 import service
 from service import metrics
+from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.store import MemoryStore
 from service.engine import outbox as module
 from service.engine.outbox import Outbox
+from service.errors import Transient
 from service.ports import Batch, OutMessage, Sent
 from service.simulation import virtual
 from service.simulation.virtual import VirtualClock
@@ -127,3 +129,26 @@ def test_numbers_of_an_events_way_move() -> None:
 
     told(story)
     assert all(value(name, **labels) > was for (name, labels), was in zip(names, before, strict=True))
+
+
+@pytest.mark.parametrize("call", ["unsent", "undeliverable"])
+def test_outbox_waits_when_the_database_refuses_in_passing(call: str) -> None:
+    """Found by `relight simulate --seed 22`: the owner broke and gave its shard up."""
+
+    async def story() -> tuple[int, int]:
+        clock = VirtualClock()
+        store, broker = MemoryStore(clock), MemoryBroker(clock)
+        ownership = await store.acquire(0, "one", timedelta(seconds=60))
+        assert ownership is not None
+        rows = tuple(OutMessage("relight.status", "metrics.x", str(n), "{}") for n in range(3))
+        await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows))
+        broker.full.add("relight.status")
+        store.fail_next(call, Transient("deadlock detected"))
+        async with broker.publisher() as publisher:
+            task = asyncio.create_task(Outbox(store, publisher, ownership, clock).run())
+            await asyncio.sleep(5)
+            assert not task.done()
+            task.cancel()
+        return len(store.tables.undelivered), len(store.tables.outbox)
+
+    assert virtual.run(story()) == (3, 0)

@@ -12,7 +12,7 @@ from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.store import MemoryStore
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
-from service.errors import Transient
+from service.errors import LostLease, Transient
 from service.ports import EventKey, NewSignal
 from service.simulation import virtual
 from service.simulation.virtual import VirtualClock
@@ -217,3 +217,25 @@ def test_replica_that_reaches_rabbitmq_again_first_gets_the_shard_from_one_that_
     found, _ = virtual.run(_with_cuts([(60, [True, True]), (300, [False, True]), (300, [True, False])]))
     assert found[1] == [True, False]
     assert found[2] == [False, True]
+
+
+def test_replica_that_is_ended_in_the_very_moment_in_which_it_loses_its_lease_ends() -> None:
+    """Found by `relight simulate --seed 41`: the cancellation was lost in the task group that failed beside it."""
+
+    async def story() -> bool:
+        shard = Shard()
+        await shard.broker.declare(["metrics"], {"metrics": 0})
+        task = asyncio.create_task(shard.owner("one", lambda: of(SYSTEM)).run())
+
+        async def renew(*_: Any) -> None:
+            task.cancel()
+            raise LostLease("another one has it")
+
+        shard.store.renew = renew  # type: ignore[method-assign, assignment]  # the moment that is wanted
+        await asyncio.wait({task}, timeout=60)
+        ended = task.cancelled()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return ended
+
+    assert virtual.run(story())
