@@ -50,6 +50,9 @@ ALONE = 20
 """Redelivered events settled one by one before signals and timers have their turn: after a crash a cancel waits for
 these few tries and not for all that was in flight."""
 
+NONE_LEFT: frozenset[int] = frozenset()
+"""Of the signals that waited when this owner took over: all have their outcome."""
+
 log = structlog.get_logger()
 
 
@@ -77,6 +80,7 @@ class Intake:
         self.trouble: str | None = None
         """Why what has arrived cannot be settled, for people, while it is tried again and again."""
         self._signalled = True
+        self._inherited: frozenset[int] | None = None
         self._next_timer: datetime | None = None
         self._timers_from = clock.now() + LISTEN
         self._timers_moved = True
@@ -147,8 +151,9 @@ class Intake:
         failures = 0
         tried: dict[EventKey, int] = {}
         while True:
-            now = self._clock.now()
             try:
+                await self._try_inherited(tried)
+                now = self._clock.now()
                 arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
                 signals, timers = await self._inside(now)
                 # Due times last: what has arrived by now was in time, however long we could not look at it.
@@ -176,6 +181,21 @@ class Intake:
         if deliveries:
             await self._lanes.ack(deliveries)
         crash_point("intake.after_ack")
+
+    async def _try_inherited(self, tried: dict[EventKey, int]) -> None:
+        """Signals that waited at the take-over, each alone: one of them may have ended the owner before this one.
+
+        A batch takes the oldest, and what it killed was not committed: the guilty one is still among the oldest.
+        """
+        if self._inherited == NONE_LEFT:
+            return
+        now = self._clock.now()
+        signals, _ = await self._store.pending(self._ownership.shard, now, self._size)
+        if self._inherited is None:
+            self._inherited = frozenset(one.id for one in signals)
+        arrived = [from_signal(one, self._definitions, now) for one in signals if one.id in self._inherited]
+        await self._one_by_one(arrived, tried, inherited=True)
+        self._inherited = NONE_LEFT
 
     async def _inside(self, now: datetime) -> tuple[list[Arrived], list[Arrived]]:
         """Signals, and the due times that have come."""
@@ -214,21 +234,26 @@ class Intake:
             self._outbox.doubt()
             await self._one_by_one(arrived, tried)
 
-    async def _one_by_one(self, arrived: Sequence[Arrived], tried: dict[EventKey, int]) -> None:
-        """Each alone, in order. An unknown redelivered event may have killed its owner: its try is counted first.
+    async def _one_by_one(
+        self, arrived: Sequence[Arrived], tried: dict[EventKey, int], *, inherited: bool = False
+    ) -> None:
+        """Each alone, in order. An unknown event that is redelivered, or `inherited` as a signal, may have killed its
+        owner: its try is counted first.
 
         `tried` are the attempts counted for this batch: a try that a database's outage cut short is not another one.
         """
         known = await self._known(arrived)
         for one in arrived:
-            suspicious = one.delivery is not None and one.delivery.redelivered and one.key not in known
-            attempts = tried.get(one.key, 0)
+            suspicious = (inherited or one.redelivered) and one.key not in known
+            attempts = tried.get(one.counted_as, 0)
             failed = False
             while True:
                 now = self._clock.now()
                 if failed or (suspicious and not attempts):
-                    counted = await self._store.count_attempt(self._ownership.shard, self._ownership.token, one.key)
-                    tried[one.key] = attempts = max(attempts, counted)
+                    counted = await self._store.count_attempt(
+                        self._ownership.shard, self._ownership.token, one.counted_as
+                    )
+                    tried[one.counted_as] = attempts = max(attempts, counted)
                     crash_point("intake.after_count")
                 if attempts > ATTEMPTS:
                     await self._bury(one, f"tried alone {ATTEMPTS} times without an end", attempts - 1)

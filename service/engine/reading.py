@@ -14,6 +14,9 @@ from service.ports import Delivery, EventKey, Signal, TimerRow
 UNREADABLE = "relight.unreadable"
 """The source under which a body without readable source and id is kept; its id is the body's SHA-256."""
 
+SIGNALS = "relight.signals"
+"""The source under which the attempts at a signal are counted; its id there is that of its row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
@@ -31,6 +34,16 @@ class Arrived:
     def body(self) -> bytes:
         """What arrived, byte for byte; nothing for a due time."""
         return self.delivery.body if self.delivery else self.signal.body.encode() if self.signal else b""
+
+    @property
+    def redelivered(self) -> bool:
+        """The broker gave it to somebody before, who did not acknowledge it."""
+        return self.delivery is not None and self.delivery.redelivered
+
+    @property
+    def counted_as(self) -> EventKey:
+        """Under which its attempts are counted: a signal is a row, whatever its body says it is called."""
+        return EventKey(SIGNALS, str(self.signal.id)) if self.signal is not None else self.key
 
     @property
     def kept_in_inbox(self) -> bool:

@@ -16,8 +16,8 @@ from service.adapters.memory.world import MemoryWorld
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
-from service.errors import Poison, RelightError, Retry, Transient, Unavailable
-from service.ports import EventKey, NewSignal, StepRow
+from service.errors import LostLease, Poison, RelightError, Retry, Transient, Unavailable
+from service.ports import Batch, EventKey, NewSignal, StepRow
 from service.simulation import virtual
 from service.simulation.virtual import SeededIds, VirtualClock
 from tests.simulation.story import SYSTEM
@@ -68,6 +68,76 @@ def told(story: Callable[[Desk], Coroutine[Any, Any, None]]) -> Desk:
         return desk
 
     return virtual.run(main())
+
+
+def measured(identity: str, value: float = 95.0) -> NewSignal:
+    body = {
+        "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.metric.observed",
+        "subject": "metrics", "data": {"metric": "memory", "value": value},
+    }  # fmt: skip
+    return NewSignal("metrics", json.dumps(body), "ana", local=True)
+
+
+def fatal(desk: Desk, guilty: int) -> list[tuple[int, ...]]:
+    """Whoever commits the outcome of this signal has its end there, as by a kill; the batches that it happened to."""
+    real, kills = desk.store.commit, []
+
+    async def commit(batch: Batch) -> tuple[int, ...]:
+        if guilty in batch.signals_done and not batch.dead:
+            kills.append(batch.signals_done)
+            raise LostLease("killed")
+        return await real(batch)
+
+    desk.store.commit = commit  # type: ignore[method-assign]  # the death of a process, seen from outside
+    return kills
+
+
+def test_signal_that_kills_every_owner_is_buried_and_its_neighbours_are_applied() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.store.signal([measured(name) for name in ("before", "guilty", "after")])
+        pending, _ = await desk.store.pending(0, desk.clock.now(), 10)
+        kills = fatal(desk, pending[1].id)
+        await desk.serve(before=lambda: desk.put("event", 50.0))
+        assert kills == [(pending[1].id,)] * 3, "each try was one of its own"
+
+    desk = told(story)
+    (letter,) = desk.store.tables.dead
+    assert (letter.queue, letter.event_id, letter.user, letter.attempts) == ("signals", "guilty", "ana", 3)
+    assert letter.reasons == ("tried alone 3 times without an end",)
+    assert desk.outcomes("guilty") == {"-": "dead"}
+    assert [list(desk.outcomes(name)) for name in ("before", "after", "event")] == [["alert/metrics/memory"]] * 3
+    assert not desk.store.tables.signals
+
+
+def test_signal_that_kills_the_owner_of_a_batch_costs_one_kill_more() -> None:
+    async def story(desk: Desk) -> None:
+        def put() -> None:
+            task = asyncio.get_running_loop().create_task(desk.store.signal([measured("guilty"), measured("after")]))
+            tasks.append(task)
+
+        tasks: list[asyncio.Task[None]] = []
+        kills = fatal(desk, 1)
+        await desk.serve(before=put)
+        assert kills == [(1, 2), (1,), (1,), (1,)]
+
+    desk = told(story)
+    assert [letter.event_id for letter in desk.store.tables.dead] == ["guilty"]
+    assert list(desk.outcomes("after")) == ["alert/metrics/memory"]
+
+
+def test_only_what_waited_at_the_take_over_is_tried_alone_and_an_outage_is_no_attempt() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.store.signal([measured("waited")])
+        for _ in range(10):
+            desk.store.fail_next("commit", Unavailable("PostgreSQL", "restarting"))
+        later: list[asyncio.Task[None]] = []
+        put = desk.store.signal([measured("later")])
+        await desk.serve(before=lambda: later.append(asyncio.get_running_loop().create_task(put)))
+
+    desk = told(story)
+    assert list(desk.store.tables.attempts.items()) == [(EventKey("relight.signals", "1"), 1)]
+    assert [list(desk.outcomes(name)) for name in ("waited", "later")] == [["alert/metrics/memory"]] * 2
+    assert not desk.store.tables.dead
 
 
 @pytest.mark.parametrize("error", [Transient("deadlock"), Unavailable("PostgreSQL", "restarting")])
