@@ -183,9 +183,9 @@ class LostEvent(Closed):
 class DatabaseLost(Closed):
     """Relight's database lacks what it had published already: it was restored from a backup, or failed over with loss.
 
-    `epoch` counts from now on. `rows`: how many rows of this system's logs are gone (0: only the others' of its shard),
-    published between `first` and `last`; `entry`: the last state entry of its lifecycle that they tell of. `told` are the
-    newest of them in words, `events` the newest that led to them; both are bounded.
+    `epoch` counts from now on. `rows`: how many rows of this system's logs are gone (0: only others' of its shard),
+    published between `first` and `last`; `entry`: the last state entry of its lifecycle that they tell of. `told` are
+    the newest of them in words, `events` the newest that led to them; both are bounded.
     """
 
     epoch: int

@@ -164,7 +164,7 @@ class Service:
             for shard in range(engine.shards):
                 owner = Owner(
                     shard, self._name, store, broker, lambda: self._definitions, self._clock,
-                    lease=engine.lease, batch=engine.batch,
+                    lease=engine.lease, batch=engine.batch, shards=engine.shards,
                 )  # fmt: skip
                 self._owners.append(owner)
                 tasks.create_task(owner.run())
@@ -297,6 +297,8 @@ class Service:
         checks["shards"] = None if owned else "this process owns no shard; another one may"
         if troubles:
             checks["shards"] = "; ".join(troubles)
+        unlooked = [owner.unlooked for owner in self._owners if owner.unlooked is not None]
+        checks["history"] = "; ".join(unlooked) or None
         return Health(checks)
 
     async def _until_up(self, server: str, call: Callable[[], Awaitable[T]]) -> T:

@@ -21,7 +21,7 @@ LEASE = "2s"
 """The shortest that the settings allow: a take-over after a kill waits for it."""
 DEATH = 30.0
 """Seconds in which an armed process must reach its place and die."""
-RESTING = ("operational", "degraded", "halted")
+RESTING = ("operational", "degraded", "halted", "halted.database_lost")
 
 
 class Serving:

@@ -18,6 +18,8 @@ QUIET = 2.0
 """Seconds without another notification after which a replay has caught up; the broker does not say where the end is."""
 OVERLAP = (timedelta(seconds=30), timedelta(minutes=10))
 """How much earlier than a gap the stream is read: first the short one, and when that did not fill it the long one."""
+MARK = "mark"
+"""The type of what only marks a place in the stream, for Relight itself."""
 AGAIN_AFTER = 1.0
 """Seconds until the next attempt to reach a broker that is away."""
 AT_ONCE = 500
@@ -206,7 +208,8 @@ class Subscription:
 
 def _read(message: AbstractIncomingMessage) -> Notification | None:
     try:
-        return Notification.read(message.routing_key or "", message.body)
+        notification = Notification.read(message.routing_key or "", message.body)
+        return notification if notification.type != MARK else None
     except ValueError as error:
         log.warning("passed over on %s: %s", message.routing_key, error)
         return None

@@ -30,7 +30,7 @@ RESUMING = "preparing_for_restart.resuming"
 PAUSED_FROM = "preparing_for_restart.preserving"
 """From the entry of this state the system does not work: the downtime begins."""
 NO_RETURN = "shutting_down"
-SAFE_ENDS = frozenset({"operational", "degraded", "halted"})
+SAFE_ENDS = frozenset({"operational", "degraded", "halted", "halted.database_lost"})
 
 
 class Tone(StrEnum):

@@ -30,6 +30,7 @@ from schemas.components import OnSilence
 from schemas.events import (
     Act,
     ChecklistSigned,
+    DatabaseLost,
     MetricObserved,
     OperatorActed,
     ParticipantAnswered,
@@ -121,7 +122,7 @@ def _move(work: Work, live: Live, event: Event, move: Move) -> None:
         machine_version=machine.version,
         config_hash=config_hash,
         state=str(state.name),
-        entry=before.entry + 1,
+        entry=max(before.entry, _lost_entry(event)) + 1,
         entered_at=work.now,
         dwell_until=dwell_until,
         deadline_at=deadline_at,
@@ -133,6 +134,11 @@ def _move(work: Work, live: Live, event: Event, move: Move) -> None:
     _enter(work, live, after)
     if state.passes:
         _release(work, live)
+
+
+def _lost_entry(event: Event) -> int:
+    """Lost state entries are not counted again: participants remember the commands that were named by them."""
+    return event.data.entry if isinstance(event.data, DatabaseLost) else 0
 
 
 def _enter(work: Work, live: Live, after: Snapshot) -> None:

@@ -9,10 +9,12 @@ from datetime import timedelta
 
 import structlog
 
+from schemas.sharding import shard_of
 from service import metrics
 from service.crash import crash_point
 from service.engine.definitions import Definitions
 from service.engine.intake import Intake
+from service.engine.loss import Look
 from service.engine.outbox import Outbox
 from service.errors import LostLease, Transient, Unavailable
 from service.ports import Broker, Clock, Ownership, Store
@@ -69,6 +71,7 @@ class Owner:
         *,
         lease: timedelta,
         batch: int,
+        shards: int = 1,
     ) -> None:
         self.shard = shard
         self.owns = False
@@ -83,7 +86,14 @@ class Owner:
         self._clock = clock
         self._lease = lease
         self._batch = batch
+        self._shards = shards
         self._until = 0.0
+        self._look: Look | None = None
+
+    @property
+    def unlooked(self) -> str | None:
+        """Why it is not known whether the database has lost anything, for people; None when it is known."""
+        return self._look.trouble if self.owns and self._look is not None else None
 
     async def run(self) -> None:
         """Until cancelled; hands the lease back then."""
@@ -184,6 +194,14 @@ class Owner:
                 raise LostLease(f"shard {self.shard}: {cannot}; it is left to a replica that can")
 
     async def _decide(self, ownership: Ownership) -> None:
+        systems = [name for name in self._definitions().systems if shard_of(name, self._shards) == self.shard]
+        self._look = look = Look(self._store, self._broker, ownership, systems, self._clock)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(look.run())
+            await look.ended()
+            await self._work(ownership)
+
+    async def _work(self, ownership: Ownership) -> None:
         async with self._broker.lanes(self.shard) as lanes, self._broker.publisher() as publisher:
             crash_point("owner.after_open")
             outbox = Outbox(self._store, publisher, ownership, self._clock)

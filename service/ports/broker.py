@@ -1,6 +1,6 @@
 """RabbitMQ as the engine and people see it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +75,11 @@ class Broker(Protocol):
         ...
 
     def publisher(self) -> AbstractAsyncContextManager[Publisher]: ...
+
+    def told(self, since: datetime | None) -> AsyncGenerator[tuple[str, bytes], None]:
+        """(routing key, body) of all that the status log holds since a moment (None: since its first) up to its end as
+        of this call, oldest first; of some it may hold more than asked for. Raises Unavailable when cut off."""
+        ...
 
     def available(self) -> Mapping[str, bool]:
         """Each connection by name (`consuming`, `publishing`) and whether it is up."""

@@ -369,11 +369,42 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """A shard's lease. `lasts` is measured from before the request was sent, by the owner's own monotonic clock."""
+    """A shard's lease. `lasts` is measured from before the request was sent, by the owner's own monotonic clock.
+
+    `compared_until`: up to this moment of the database's clock the shard's log was known to hold all that was published
+    (None: never looked at). `compared`: every owner has looked before it decided, so that what is missing is the end.
+    """
 
     shard: int
     token: Token
     lasts: timedelta
+    compared_until: datetime | None = None
+    compared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A log row as a notification told of it. `entry`: the state entry after it, 0 where none is told (refusals)."""
+
+    system: str
+    instance: InstanceId
+    epoch: int
+    seq: int
+    at: datetime
+    event: EventKey
+    event_type: str
+    state: str
+    entry: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What one system's log has lost: in words for people, to be kept; nothing of it (`said` None) for another one of
+    the shard. `signal` is the event that tells its machines."""
+
+    system: str
+    said: str | None
+    signal: str
 
 
 @dataclass(frozen=True, slots=True)

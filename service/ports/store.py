@@ -15,10 +15,12 @@ from service.ports.rows import (
     InstanceView,
     Loaded,
     LogRow,
+    Loss,
     NewSignal,
     OutboxRow,
     Ownership,
     Prepared,
+    Publication,
     Settled,
     Signal,
     StepRow,
@@ -41,6 +43,25 @@ class Store(Protocol):
 
     async def release(self, ownership: Ownership) -> None:
         """Ends the lease now, so that another may follow at once."""
+        ...
+
+    async def missing(self, told: Sequence[Publication]) -> tuple[Publication, ...]:
+        """Those that no log row stands for, or another one; what was found to be lost before is passed over."""
+        ...
+
+    async def clear(self, ownership: Ownership, systems: Sequence[str], *, compared: bool) -> None:
+        """From now on steps of these systems of the shard may be claimed, for as long as this lease is held and kept.
+
+        `compared`: all that was published is in the log, and the moment up to which that is known moves on with each
+        renewal; else the next owner has to look from where the last one did. Raises LostLease.
+        """
+        ...
+
+    async def lose(self, ownership: Ownership, epoch: int, systems: Sequence[str], losses: Sequence[Loss]) -> None:
+        """The log lacks what was published: the epoch rises to `epoch` at least, steps of `systems` (all of the shard)
+        that somebody may have been at become unknown, each loss is kept and its signal put before all that wait, in one
+        transaction that ends this lease: its owner takes it again. Raises LostLease.
+        """
         ...
 
     async def pending(self, shard: int, now: datetime, limit: int) -> tuple[tuple[Signal, ...], tuple[TimerRow, ...]]:
@@ -120,7 +141,8 @@ class StepStore(Protocol):
         A row that comes back with `token` differing from the token it had while `running` was interrupted: its
         `status` is RUNNING and `error` is `interrupted`.
         Nothing of an instance is handed out while a step of this or an earlier state entry that was cancelled or
-        waived is still at a worker: until that has let it go, or its lease has ended.
+        waived is still at a worker: until that has let it go, or its lease has ended. Nor is anything of a system whose
+        shard's owner has not cleared it yet (`Store.clear`), or has none: the database may be older than the world.
         """
         ...
 

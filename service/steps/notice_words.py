@@ -99,13 +99,16 @@ def _up_again(system: System, data: Mapping[str, Json], now: datetime) -> Iterat
 def _called(system: System, instance: str, state: str, data: Mapping[str, Json]) -> Iterator[str]:
     last = record(data, "last_abort")
     yield from _about(system, data if "restart" in data else {"restart": dict(last)})
-    if state == "halted":
+    if state == "halted.database_lost":
+        yield "Relight's own database lost what Relight did last: what stands here may be older than the system."
+        yield "Relight does nothing more with it until somebody has looked and acted."
+    elif state == "halted":
         yield "It is DOWN, or was left half way. Relight does nothing more until somebody acts."
     else:
         yield "It runs as far as anybody knows, but it was not shown to be well."
     yield from _failure(record(data, "failure") or record(last, "failure"))
     yield f"Look: relight status {system.system}; it lists what can be done."
-    ways = "retry, adopt or abort" if state == "halted" else "adopt"
+    ways = {"halted": "retry, adopt or abort", "halted.database_lost": "adopt or abort"}.get(state, "adopt")
     yield f'Then: relight act {instance} … --reason "WHY", with {ways}.'
 
 

@@ -67,6 +67,17 @@ def test_higher_epoch_goes_on_from_where_its_database_stood() -> None:
     assert order.take(row(49, epoch=2)) == [row(49, epoch=2)]
 
 
+def test_what_a_restored_database_says_again_is_dropped_and_gaps_of_its_own_epoch_are_waited_for() -> None:
+    order = Order(gapless=True)
+    for seq in (48, 49, 50):
+        order.take(row(seq))
+    assert order.take(row(48)) == [], "its outbox still held what had been sent"
+    assert order.take(row(48, epoch=2)) == [row(48, epoch=2)]
+    assert order.take(row(50, epoch=2)) == []
+    assert order.take(row(51)) == [], "a row of the lost past that arrives late"
+    assert order.take(row(49, epoch=2)) == [row(49, epoch=2), row(50, epoch=2)]
+
+
 def test_binding_of_a_part_waits_for_nothing() -> None:
     order = Order(gapless=False)
     assert [order.take(row(seq)) for seq in (4, 9, 7)] == [[row(4)], [row(9)], [row(7)]]

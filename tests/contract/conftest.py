@@ -59,7 +59,7 @@ DELETE FROM relight.shards; DELETE FROM relight.inbox; DELETE FROM relight.log; 
 DELETE FROM relight.live_runs; DELETE FROM relight.steps; DELETE FROM relight.timers; DELETE FROM relight.signals;
 DELETE FROM relight.outbox; DELETE FROM relight.undelivered; DELETE FROM relight.dead_letters;
 DELETE FROM relight.attempts; DELETE FROM relight.configurations; DELETE FROM relight.observations;
-DELETE FROM relight.held; DELETE FROM relight.gates;
+DELETE FROM relight.held; DELETE FROM relight.gates; DELETE FROM relight.losses; UPDATE relight.settings SET epoch = 1;
 ALTER TABLE relight.log ENABLE TRIGGER USER;
 """
 

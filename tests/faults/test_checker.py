@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,13 @@ from tests.faults.evidence import Effect, Evidence, Operation, Published, Strike
 @pytest.fixture
 def clean() -> Evidence:
     return clean_run()
+
+
+def loses_seven(record: dict[str, Any]) -> None:
+    """Nothing of this run was lost."""
+    record["event"]["type"] = "relight.database.lost"
+    span = {"first": T0.isoformat(), "last": T0.isoformat()}
+    record["snapshot"]["data"]["lost"] = {"rows": 7, "entry": 0, "events": [], **span}
 
 
 PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
@@ -83,6 +91,9 @@ PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
     ),
     "a recorded change is missing": (
         lambda e: altered_record(e, 1, lambda record: record["changes"].pop("since")), Fault.WRONG_FOLD,
+    ),
+    "a restored database says that it has lost more than is missing": (
+        lambda e: altered_record(e, 1, loses_seven), Fault.MISCOUNTED_LOSS,
     ),
     "an instance has a log and no snapshot": (
         lambda e: replace(e, instances=without(e.instances, 0)), Fault.WRONG_FOLD,

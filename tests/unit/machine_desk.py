@@ -25,6 +25,7 @@ from schemas.events import (
     Act,
     ApprovalDenied,
     ApprovalGiven,
+    DatabaseLost,
     MetricObserved,
     OperatorActed,
     RestartCancelled,
@@ -129,6 +130,9 @@ class Desk:
         if isinstance(verdict, Move):
             self.snapshot = replace(self.snapshot, config_hash=config_hash)
         return verdict
+
+    def lose(self, rows: int) -> Verdict:
+        return self.raise_("database.lost", DatabaseLost(epoch=2, rows=rows, reason="restored from a backup"))
 
     def act(self, act: Act) -> Verdict:
         instance = self.snapshot.instance

@@ -18,13 +18,14 @@ AWAITING = "preparing_for_restart.awaiting_approval"
 NOTIFYING, PRESERVING, RESUMING = (f"preparing_for_restart.{w}" for w in ("notifying", "preserving", "resuming"))
 INITIALIZING, VERIFYING, RESTORING = (f"starting_up.{w}" for w in ("initializing", "verifying", "restoring"))
 DOWN = ("shutting_down", INITIALIZING, VERIFYING, RESTORING)
-RESTS = ("operational", "degraded", "halted")
+LOST = "halted.database_lost"
+RESTS = ("operational", "degraded", "halted", LOST)
 
 ON_REQUEST = {"operational": NOTIFYING, "degraded": NOTIFYING}
 ON_ANSWER = {"given": NOTIFYING, "denied": RESUMING}
 ON_CANCEL = {AWAITING: RESUMING, NOTIFYING: RESUMING, PRESERVING: RESUMING}
-ON_ABORT = {**ON_CANCEL, "unobserved": "degraded", "halted": "degraded"}
-ON_ADOPT = {"halted": "unobserved", "degraded": "unobserved"}
+ON_ABORT = {**ON_CANCEL, "unobserved": "degraded", "halted": "degraded", LOST: "degraded"}
+ON_ADOPT = dict.fromkeys(("halted", "degraded", LOST), "unobserved")
 ON_HANDS_OFF = dict.fromkeys(DOWN, "halted")
 ON_TROUBLE = {**ON_CANCEL, "unobserved": "degraded", RESUMING: "degraded", **ON_HANDS_OFF}
 
@@ -48,6 +49,7 @@ STEPS = {
     RESTORING: ["resume:store", "resume:calculator", "complete", "report"],
     "degraded": ["call"],
     "halted": ["call"],
+    LOST: ["look:store", "look:calculator", "look:reporter", "call"],
 }
 UNMOVED_BY_STEPS = (*RESTS, AWAITING)
 RECORDED_ONLY = {
@@ -57,6 +59,7 @@ RECORDED_ONLY = {
     RESTORING: ("report",),
     "degraded": ("call",),
     "halted": ("call",),
+    LOST: ("look", "call"),
 }
 NEEDS_PROOF = {"observe": ("running",), "check": ("passed",), "verify_snapshot": ("verified",)}
 
@@ -79,7 +82,7 @@ class Hand:
             self.left = self.state
         if state in ("unobserved", AWAITING, NOTIFYING):
             self.whole = True
-        if state in (*RESTS[:2], "unobserved"):
+        if state in (*RESTS[:2], LOST, "unobserved"):
             self.in_restart = self.started_here = False
         if state in (*RESTS, RESUMING, PRESERVING):
             self.proven = False
@@ -193,6 +196,16 @@ class LifecycleWalk(RuleBasedStateMachine):
                 table = {Act.ABORT: ON_ABORT, Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
                 retried = self.hand.after_a_retry() if what is Act.RETRY else None
                 self.agreed(self.desk.act(what), retried or table.get(what, {}).get(here))
+
+    @rule(rows=st.sampled_from([0, 0, 7]))
+    def lose_the_database(self, rows: int) -> None:
+        """What was under way is known no more; who rests is concerned only by what is lost of itself."""
+        resting = self.hand.state in RESTS or self.desk.snapshot.entry == 0
+        verdict = self.desk.lose(rows)
+        if resting and not rows:
+            assert verdict == Absorbed()
+        else:
+            self.agreed(verdict, LOST)
 
     @precondition(lambda self: self.desk.snapshot.entry > 0 and self.hand.missing())
     @rule(states=st.integers(1, 4))

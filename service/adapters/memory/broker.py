@@ -194,6 +194,13 @@ class MemoryBroker:
     def available(self) -> Mapping[str, bool]:
         return {"consuming": not self._away, "publishing": not self._away}
 
+    async def told(self, since: datetime | None) -> AsyncGenerator[Notification, None]:
+        self._reach()
+        for logged in list(self.log):
+            if since is None or logged.at >= since:
+                self._reach()
+                yield logged.routing_key, logged.body
+
     # --- StatusReader
 
     async def watch(self, binding: str) -> AsyncGenerator[Notification, None]:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from machines.model import InstanceId
 from service.adapters.memory.faults import door
 from service.adapters.memory.leftovers import LeftoversSide
-from service.adapters.memory.tables import Lease, Tables
+from service.adapters.memory.tables import Compared, Lease, Tables
 from service.adapters.memory.waking import Bell
 from service.adapters.memory.worker import ReaderSide, WorkerSide
 from service.ports import (
@@ -18,10 +18,12 @@ from service.ports import (
     Clock,
     EventKey,
     Loaded,
+    Loss,
     NewSignal,
     OutboxRow,
     Ownership,
     Prepared,
+    Publication,
     Signal,
     TimerRow,
     Token,
@@ -49,7 +51,8 @@ class MemoryStore(WorkerSide, ReaderSide, LeftoversSide):
             return None
         token = self.tables.token()
         self.tables.leases[shard] = Lease(owner, token, now + lease)
-        return Ownership(shard, token, lease)
+        history = self.tables.histories.get(shard, Compared())
+        return Ownership(shard, token, lease, history.until, history.compared is not None)
 
     @door
     async def renew(self, ownership: Ownership, lease: timedelta) -> None:
@@ -57,12 +60,31 @@ class MemoryStore(WorkerSide, ReaderSide, LeftoversSide):
         self.tables.hold(ownership.shard, ownership.token, now)
         held = self.tables.leases[ownership.shard]
         self.tables.leases[ownership.shard] = Lease(held.owner, held.token, now + lease)
+        self.tables.known(ownership.shard, ownership.token, now)
 
     @door
     async def release(self, ownership: Ownership) -> None:
         held, now = self.tables.leases.get(ownership.shard), self._clock.now()
         if held is not None and held.token == ownership.token and held.until > now:
             self.tables.leases[ownership.shard] = Lease(held.owner, held.token, now)
+            self.tables.known(ownership.shard, ownership.token, now)
+
+    @door
+    async def missing(self, told: Sequence[Publication]) -> tuple[Publication, ...]:
+        return tuple(one for one in told if self.tables.lacks(one))
+
+    @door
+    async def clear(self, ownership: Ownership, systems: Sequence[str], *, compared: bool) -> None:
+        shard, token, now = ownership.shard, ownership.token, self._clock.now()
+        self.tables.hold(shard, token, now)
+        until = now if compared else self.tables.histories.get(shard, Compared()).until
+        self.tables.histories[shard] = Compared(tuple(systems), token, token if compared else None, until)
+        self._bell.ring("steps")
+
+    @door
+    async def lose(self, ownership: Ownership, epoch: int, systems: Sequence[str], losses: Sequence[Loss]) -> None:
+        self.tables.lose(ownership, epoch, systems, losses, self._clock.now())
+        self._bell.ring(f"signals:{ownership.shard}")
 
     @door
     async def pending(self, shard: int, now: datetime, limit: int) -> tuple[tuple[Signal, ...], tuple[TimerRow, ...]]:

@@ -1,7 +1,7 @@
 """What the memory store keeps, and how one batch changes it. No waiting and no clock: the caller knows the time."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TypeVar
@@ -17,7 +17,10 @@ from service.ports import (
     EventKey,
     InboxRow,
     LogRow,
+    Loss,
     OutMessage,
+    Ownership,
+    Publication,
     Settlement,
     Signal,
     StepChange,
@@ -33,6 +36,9 @@ TAKEN = frozenset({StepStatus.CANCELLED, StepStatus.WAIVED})
 """What a running step becomes when it is taken from its worker; the claim stays on it until that has let it go."""
 
 
+DOUBT = "Relight's database was restored from before this step's end: nobody can tell whether it happened"
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Who may decide for a shard, and until when."""
@@ -42,12 +48,24 @@ class Lease:
     until: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What is known of a shard's history: the last two columns by token, as in `relight.shards`."""
+
+    systems: tuple[str, ...] = ()
+    cleared: Token | None = None
+    compared: Token | None = None
+    until: datetime | None = None
+
+
 class Tables:
     """Rows by key. What is per shard has the shard in its key."""
 
     def __init__(self) -> None:
         self.epoch = 1
         self.leases: dict[int, Lease] = {}
+        self.histories: dict[int, Compared] = {}
+        self.losses: dict[tuple[str, int], str] = {}
         self.inbox: dict[EventKey, tuple[InboxRow, datetime]] = {}
         self.log: dict[tuple[InstanceId, int], LogRow] = {}
         self.instances: dict[InstanceId, Snapshot] = {}
@@ -78,6 +96,47 @@ class Tables:
         lease = self.leases.get(shard)
         if lease is None or lease.token != token or lease.until <= now:
             raise LostLease(f"token {token} is not the lease of shard {shard} any more")
+
+    def known(self, shard: int, token: Token, now: datetime) -> None:
+        """The lease was prolonged or given back: the log holds all that was published by now, if it did before."""
+        history = self.histories.get(shard, Compared())
+        if history.compared == token:
+            self.histories[shard] = replace(history, until=now)
+
+    def is_cleared(self, system: str, now: datetime) -> bool:
+        """Whether steps of the system may be claimed."""
+        for shard, history in self.histories.items():
+            lease = self.leases.get(shard)
+            if system in history.systems and (lease is None or lease.token != history.cleared or lease.until <= now):
+                return False
+        return True
+
+    def lacks(self, told: Publication) -> bool:
+        """Whether no log row stands for it, and that was not found out before."""
+        row = self.log.get((told.instance, told.seq))
+        there = row is not None and (row.epoch, row.at, row.event) == (told.epoch, told.at, told.event)
+        return not there and not any(name == told.system and epoch > told.epoch for name, epoch in self.losses)
+
+    def lose(
+        self, ownership: Ownership, epoch: int, systems: Sequence[str], losses: Sequence[Loss], at: datetime
+    ) -> None:
+        """As `relight.lose`."""
+        shard = ownership.shard
+        self.hold(shard, ownership.token, at)
+        self.epoch = max(self.epoch, epoch)
+        doubtful = (StepStatus.READY, StepStatus.RUNNING, StepStatus.WAITING)
+        for key, row in self.steps.items():
+            if row.system in systems and row.status in doubtful:
+                self.steps[key] = replace(row, status=StepStatus.UNKNOWN, worker=None, lease_until=None, error=DOUBT)
+        self.losses |= {(loss.system, self.epoch): loss.said for loss in losses if loss.said is not None}
+        lowest = min([0, *(number for number, (whose, _) in self.signals.items() if whose == shard)])
+        for number, loss in enumerate(losses, start=lowest - len(losses)):
+            self.signals[number] = (shard, Signal(number, loss.signal, None, local=False, at=at))
+        token = self.token()
+        self.leases[shard] = replace(self.leases[shard], token=token)
+        self.histories[shard] = replace(
+            self.histories.get(shard, Compared()), cleared=None, compared=ownership.token, until=at
+        )
 
     def commit(self, batch: Batch, now: datetime) -> tuple[tuple[int, ...], bool]:
         """Everything or nothing: all that can fail is looked at first. The outbox ids; whether workers must know."""

@@ -64,7 +64,7 @@ class WorkerSide(Doors):
         else:
             over = row.lease_until is not None and row.lease_until <= self._clock.now()
             ripe = row.status is StepStatus.RUNNING and over
-        return ripe and not self._is_held_back(row)
+        return ripe and not self._is_held_back(row) and self.tables.is_cleared(row.system, self._clock.now())
 
     def _is_held_back(self, row: StepRow) -> bool:
         """A worker is still at a step of the instance that was taken from it."""

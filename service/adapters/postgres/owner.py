@@ -16,10 +16,12 @@ from service.ports import (
     Batch,
     EventKey,
     Loaded,
+    Loss,
     NewSignal,
     OutboxRow,
     Ownership,
     Prepared,
+    Publication,
     Signal,
     StepRow,
     TimerRow,
@@ -43,8 +45,10 @@ class OwnerSide:
 
         Nobody gets one who counts the shards differently from the rows: that replica has to be started anew.
         """
-        token = await self._others.value(OWNER["acquire_shard"], shard, owner, lease, self.shards)
-        return None if token is None else Ownership(shard, Token(token), lease)
+        found = await self._others.fetch(OWNER["acquire_shard"], shard, owner, lease, self.shards)
+        for row in found:
+            return Ownership(shard, Token(row["token"]), lease, row["compared_at"], row["compared"])
+        return None
 
     async def renew(self, ownership: Ownership, lease: timedelta) -> None:
         if await self._others.value(OWNER["renew_shard"], ownership.shard, ownership.token, lease) is None:
@@ -52,6 +56,23 @@ class OwnerSide:
 
     async def release(self, ownership: Ownership) -> None:
         await self._others.fetch(OWNER["release_shard"], ownership.shard, ownership.token)
+
+    async def missing(self, told: Sequence[Publication]) -> tuple[Publication, ...]:
+        rows_ = [(o.system, o.instance, o.epoch, o.seq, o.at, o.event.source, o.event.id) for o in told]
+        columns = list(zip(*rows_, strict=True)) if rows_ else [()] * 7
+        found = await self._others.fetch(OWNER["missing"], *map(list, columns))
+        return tuple(told[row["place"] - 1] for row in found)
+
+    async def clear(self, ownership: Ownership, systems: Sequence[str], *, compared: bool) -> None:
+        shard, token = ownership.shard, ownership.token
+        if await self._others.value(OWNER["clear"], shard, token, list(systems), compared) is None:
+            raise _lost(shard, token)
+
+    async def lose(self, ownership: Ownership, epoch: int, systems: Sequence[str], losses: Sequence[Loss]) -> None:
+        await self._writers.fetch(
+            OWNER["lose"], ownership.shard, ownership.token, epoch, list(systems), [loss.system for loss in losses],
+            [loss.said for loss in losses], [loss.signal for loss in losses],
+        )  # fmt: skip
 
     async def pending(self, shard: int, now: datetime, limit: int) -> tuple[tuple[Signal, ...], tuple[TimerRow, ...]]:
         [found] = await self._others.fetch(OWNER["pending"], shard, now, limit)

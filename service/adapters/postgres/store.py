@@ -122,4 +122,5 @@ class PostgresStore(OwnerSide, WorkerSide, ReaderSide, LeftoversSide):
             for row in await connection.fetch(UPKEEP["systems_waiting"]):
                 for move in ("move_signals", "move_timers", "move_outbox"):
                     await connection.execute(UPKEEP[move], row["system"], shard_of(row["system"], self.shards))
+            await connection.execute(UPKEEP["forget_systems"])
             await connection.execute(UPKEEP["set_shards"], self.shards)

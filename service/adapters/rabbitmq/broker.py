@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from itertools import count
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from yarl import URL
 
 from service.adapters.rabbitmq.commands import RabbitCommands
 from service.adapters.rabbitmq.connection import CONNECT_TIMEOUT, Link, Say, running, say_to_log
+from service.adapters.rabbitmq.history import told
 from service.adapters.rabbitmq.lanes import RabbitLanes
 from service.adapters.rabbitmq.names import STREAM_AGE, Topology, topology
 from service.adapters.rabbitmq.publisher import BatchPublisher
@@ -114,6 +116,14 @@ class RabbitBroker:
             yield publisher
         finally:
             await publisher.close()
+
+    async def told(self, since: datetime | None) -> AsyncGenerator[tuple[str, bytes], None]:
+        async with (
+            self.publisher() as publisher,
+            contextlib.aclosing(told(self._consuming, publisher, since, self._clock)) as found,
+        ):
+            async for notification in found:
+                yield notification
 
     @contextlib.asynccontextmanager
     async def commands(self) -> AsyncIterator[RabbitCommands]:

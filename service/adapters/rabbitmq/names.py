@@ -13,6 +13,9 @@ STATUS_LOG = "relight.status.log"
 COMMANDS_EXCHANGE = "relight.commands"
 OPERATIONS_EXCHANGE = "relight.operations"
 
+MARK = "relight.mark"
+"""The type of what marks a place in the status log for who reads it to its end. It is no notification."""
+
 UNROUTED_SHARD = 0
 """The shard whose control lane takes what nobody bound."""
 

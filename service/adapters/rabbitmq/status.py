@@ -24,7 +24,7 @@ from service.adapters.rabbitmq.connection import (
     say_to_log,
 )
 from service.adapters.rabbitmq.frames import Content, Delivered
-from service.adapters.rabbitmq.names import STATUS_EXCHANGE, STATUS_LOG
+from service.adapters.rabbitmq.names import MARK, STATUS_EXCHANGE, STATUS_LOG
 from service.errors import Unavailable
 from service.ports import Clock
 
@@ -57,6 +57,11 @@ def _match(pattern: list[str], words: list[str]) -> bool:
     if pattern[0] == "#":
         return any(_match(pattern[1:], words[skip:]) for skip in range(len(words) + 1))
     return bool(words) and pattern[0] in ("*", words[0]) and _match(pattern[1:], words[1:])
+
+
+def is_mark(routing_key: str, body: bytes) -> bool:
+    """Whether it only marks a place in the stream. What the exchange refused stands under the same name as marks do."""
+    return routing_key == STATUS_LOG and f'"type": "{MARK}"'.encode() in body[:200]
 
 
 class RabbitStatusReader:
@@ -94,7 +99,7 @@ class RabbitStatusReader:
         def receive(delivered: Delivered, _: Content, body: bytes) -> None:
             inbox.put_nowait((delivered.tag, delivered.routing_key, body))
 
-        async with running(link.run()), _channel(link, await link.up(CONNECT_TIMEOUT), receive) as channel:
+        async with running(link.run()), opened_channel(link, await link.up(CONNECT_TIMEOUT), receive) as channel:
             try:
                 await ask(channel.basic_qos(prefetch_count=AT_ONCE))
                 await ask(channel.basic_consume(STATUS_LOG, _never, arguments={"x-stream-offset": offset}))
@@ -108,7 +113,8 @@ class RabbitStatusReader:
                     if channel.is_closed:
                         raise Unavailable(SERVER, "the connection was lost during a replay") from None
                     return
-                yield routing_key, body
+                if not is_mark(routing_key, body):
+                    yield routing_key, body
                 if tag % (AT_ONCE // 2) == 0:
                     await ask(channel.basic_ack(tag, multiple=True, wait=False))
 
@@ -146,7 +152,7 @@ class _Watcher:
             while True:
                 connection = await self._link.up()
                 try:
-                    async with _channel(self._link, connection, self._receive) as channel:
+                    async with opened_channel(self._link, connection, self._receive) as channel:
                         await self._bind(channel)
                         pause, said = FIRST_PAUSE, False
                         await self._fill_gap()
@@ -209,7 +215,7 @@ class _Watcher:
 
 
 @contextlib.asynccontextmanager
-async def _channel(
+async def opened_channel(
     link: Link, connection: AbstractConnection, receive: Callable[[Delivered, Content, bytes], None]
 ) -> AsyncIterator[AbstractChannel]:
     """A channel whose deliveries go to `receive`; closed with the block."""

@@ -1,23 +1,51 @@
 -- acquire_shard --
 -- Takes a shard's lease with a new token, unless another owner's lease still lasts or shards are counted anew.
-INSERT INTO relight.shards AS s (shard, owner, token, until)
-SELECT $1, $2, relight.next_token(), clock_timestamp() + $3::interval
+INSERT INTO relight.shards AS s (shard, owner, token, until, timeline)
+SELECT $1, $2, relight.next_token(), clock_timestamp() + $3::interval, relight.timeline()
 FROM relight.settings WHERE coalesce(shards, $4) = $4
 ON CONFLICT (shard) DO UPDATE
-    SET owner = excluded.owner, token = excluded.token, until = clock_timestamp() + $3::interval
+    SET owner = excluded.owner, token = excluded.token, until = clock_timestamp() + $3::interval,
+        timeline = excluded.timeline
     WHERE s.until <= clock_timestamp() OR s.owner = excluded.owner
-RETURNING token;
+RETURNING token, compared_at, compared IS NOT NULL AS compared;
 
 -- renew_shard --
 -- Prolongs a lease that still lasts; no row when it was lost.
-UPDATE relight.shards SET until = clock_timestamp() + $3::interval
+UPDATE relight.shards SET until = clock_timestamp() + $3::interval,
+    compared_at = CASE WHEN compared = token THEN clock_timestamp() ELSE compared_at END
 WHERE shard = $1 AND token = $2 AND until > clock_timestamp()
+    AND (timeline IS NULL OR timeline = relight.timeline())
 RETURNING token;
 
 -- release_shard --
 -- Ends a lease now; one that was lost stays as it is.
-UPDATE relight.shards SET until = clock_timestamp()
-WHERE shard = $1 AND token = $2 AND until > clock_timestamp();
+UPDATE relight.shards SET until = clock_timestamp(),
+    compared_at = CASE WHEN compared = token THEN clock_timestamp() ELSE compared_at END
+WHERE shard = $1 AND token = $2 AND until > clock_timestamp()
+    AND (timeline IS NULL OR timeline = relight.timeline());
+
+-- missing --
+-- Of these publications the places (from 1) of those that no log row stands for; lost ones of earlier epochs aside.
+SELECT k.place FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[])
+    WITH ORDINALITY AS k(system, instance, epoch, seq, at, source, event_id, place)
+WHERE NOT EXISTS (
+        SELECT FROM relight.log l WHERE l.instance = k.instance AND l.seq = k.seq AND l.at = k.at AND l.epoch = k.epoch
+            AND l.source = k.source AND l.event_id = k.event_id
+    )
+    AND NOT EXISTS (SELECT FROM relight.losses o WHERE o.system = k.system AND o.epoch > k.epoch)
+ORDER BY k.place;
+
+-- clear --
+-- Lets steps of a shard's systems be claimed, and says how far its log is known to be whole; no row without the lease.
+UPDATE relight.shards SET cleared = token, systems = $3, compared = CASE WHEN $4 THEN token END,
+    compared_at = CASE WHEN $4 THEN clock_timestamp() ELSE compared_at END
+WHERE shard = $1 AND token = $2 AND until > clock_timestamp()
+    AND (timeline IS NULL OR timeline = relight.timeline())
+RETURNING token, pg_notify('relight_steps', '');
+
+-- lose --
+-- This database lacks what it had published: see the function.
+SELECT relight.lose($1, $2, $3, $4, $5, $6, $7);
 
 -- pending --
 -- The oldest signals and the due timers of a shard.

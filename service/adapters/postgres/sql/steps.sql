@@ -1,6 +1,7 @@
 -- claim --
 -- Steps that are ready, or running under a lease that ended; those that another worker claims right now are passed over.
--- So are those of an instance that has a step which was cancelled or waived and whose worker is still at it.
+-- So are those of an instance that has a step which was cancelled or waived and whose worker is still at it, and those of
+-- a system whose shard's owner has not looked yet whether the database has lost anything.
 WITH free AS (
     SELECT s.instance, s.entry, s.name, s.status AS old_status, s.answer AS old_answer
     FROM relight.steps s
@@ -15,6 +16,11 @@ WITH free AS (
             WHERE held.instance = s.instance AND held.entry <= s.entry
                 AND held.status IN ('cancelled', 'waived') AND held.worker IS NOT NULL
                 AND held.lease_until > clock_timestamp()
+        )
+        AND NOT EXISTS (
+            SELECT FROM relight.shards h
+            WHERE s.system = ANY (h.systems) AND (h.cleared IS DISTINCT FROM h.token OR h.until <= clock_timestamp()
+                OR h.timeline <> relight.timeline())
         )
     ORDER BY s.ready_at NULLS FIRST, s.instance, s.position, s.name
     LIMIT $5

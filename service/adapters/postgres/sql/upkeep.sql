@@ -73,6 +73,10 @@ UPDATE relight.timers SET shard = $2 WHERE split_part(instance, '/', 2) = $1 AND
 -- Gives a system's notifications to another shard.
 UPDATE relight.outbox SET shard = $2 WHERE split_part(routing_key, '.', 1) = $1 AND shard <> $2;
 
+-- forget_systems --
+-- Which systems a shard has is counted anew: its next owner says.
+UPDATE relight.shards SET systems = '{}';
+
 -- set_shards --
 -- Remembers how many shards the rows are written for.
 UPDATE relight.settings SET shards = $1;
