@@ -1,19 +1,23 @@
 """A system of small real components, the real `serve` on real servers, and what they leave behind. No judging."""
 
+import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from machines.registry import VERSIONS
-from tests.faults import doubles
-from tests.faults.evidence import Evidence, Table, dump, read_effects, read_published
-from tests.faults.load import Load, status_log
+from tests.faults import doubles, witness
+from tests.faults.evidence import Evidence, Probe, Run, Table, dump, read_effects, read_heard, read_published
+from tests.faults.load import SOURCE, Load, status_log
+from tests.faults.subscriber import Subscriber
 from tests.serving import Serving
 
 SYSTEM = "shop"
@@ -28,12 +32,33 @@ class Stage(Serving):
         self.file = self.systems[0]
         self.effects, self.published = folder / "effects.jsonl", folder / "published.jsonl"
         self.load = Load(amqp_url, SYSTEM, self.published)
+        self.heard = folder / "heard.jsonl"
+        self.subscriber = Subscriber(amqp_url, self.heard)
         folder.joinpath("state").mkdir(parents=True)
         self.effects.touch()
         self.file.write_text(yaml.safe_dump(describe(folder, self.effects, user)))
 
+    async def watch(self) -> None:
+        """From now on a witness sees who writes, and a subscriber hears what is told. `serve` has started before."""
+        await witness.install(self.postgres_url)
+        await self.subscriber.listen()
+
+    async def ask_everybody(self, last_fault: float, within: float = 40.0) -> list[Probe]:
+        """One event to each instance, once the last fault (Unix time) is over, and when its outcome was there."""
+        names = json.loads(await self.value("SELECT coalesce(jsonb_agg(instance), '[]')::text FROM relight.instances"))
+        asked = {name: await self.load.publish(*_question(name), name) for name in names}
+        query = "SELECT coalesce(jsonb_agg(id), '[]')::text FROM relight.inbox WHERE source = $1 AND id = ANY ($2)"
+        answered: dict[str, float] = {}
+        deadline = time.monotonic() + within
+        while len(answered) < len(asked) and time.monotonic() < deadline:
+            for key in json.loads(await self.value(query, SOURCE, list(asked.values()))):
+                answered.setdefault(key, time.time() - last_fault)
+            await asyncio.sleep(0.1)
+        return [Probe(name, SOURCE, key, answered.get(key)) for name, key in asked.items()]
+
     async def end(self) -> None:
         """Ends serve and the components that still run; each by the pid that it told us."""
+        await self.subscriber.close()
         await self.stop()
         lives = [effect for effect in read_effects(self.effects) if effect.pid is not None]
         ended = {effect.pid for effect in lives if effect.what == "stop"}
@@ -42,8 +67,8 @@ class Stage(Serving):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
 
-    async def evidence(self) -> Evidence:
-        """All that this run left behind."""
+    async def evidence(self, run: Run | None = None) -> Evidence:
+        """All that this run left behind; `run` says what was done to it."""
         tables = await dump(self.postgres_url)
         documents = {
             f"file://{path}": hashlib.sha256(path.read_bytes()).hexdigest()
@@ -55,6 +80,8 @@ class Stage(Serving):
             notifications=await status_log(self.amqp_url),
             machines=tables_of_machines(),
             documents=documents,
+            heard=read_heard(self.heard) if self.heard.exists() else None,
+            run=run,
             **tables,
         )
 
@@ -82,6 +109,14 @@ def describe(folder: Path, effects: Path, user: str) -> dict[str, Any]:
             {"metric": f"m{number}", "warning": 70, "critical": 90, "hysteresis": 5} for number in range(METRICS)
         ],
     }
+
+
+def _question(instance: str) -> tuple[str, dict[str, Any]]:
+    """An event that means this instance and moves nothing that was not moving."""
+    machine, _, *rest = instance.split("/")
+    if machine == "alert":
+        return "metric.observed", {"metric": rest[0], "value": 1.0}
+    return "operation.requested", {"operation": "test.probe"}
 
 
 def tables_of_machines() -> dict[tuple[str, int], Table]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ class Load:
             self.trouble = repr(error)
         finally:
             with self._log.open("a") as file:
-                line = {"source": SOURCE, "id": key, "verdict": str(verdict), "instance": instance}
+                line = {
+                    "source": SOURCE, "id": key, "verdict": str(verdict), "instance": instance, "at": time.time()
+                }  # fmt: skip
                 file.write(json.dumps(line) + "\n")
         return key
 
