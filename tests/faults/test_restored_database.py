@@ -1,6 +1,5 @@
 """Relight's own database is restored from an older backup: nothing goes on by itself, and a person is called.
 
-
 The real `serve`, real servers, and a real pg_dump of Relight's own tables.
 """
 
@@ -169,6 +168,7 @@ async def test_restored_database_moves_nothing_calls_a_person_and_goes_on_once_s
     assert not findings, "\n".join(map(str, findings))
 
 
+@pytest.mark.faults
 async def test_database_restored_to_the_middle_of_a_restart_performs_none_of_its_steps(house: House) -> None:
     stage = house.stage
     await stage.load.restart("in the middle")
@@ -194,6 +194,7 @@ async def test_database_restored_to_the_middle_of_a_restart_performs_none_of_its
     assert not findings, "\n".join(map(str, findings))
 
 
+@pytest.mark.faults
 async def test_new_database_where_the_stream_knows_the_system_is_a_loss_that_one_adopt_accepts(house: House) -> None:
     stage = house.stage
     await house.killed()
@@ -212,6 +213,7 @@ async def test_new_database_where_the_stream_knows_the_system_is_a_loss_that_one
     assert not {"start", "stop"} & set(since), "what runs already is found, and neither stopped nor started"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("how", ["killed", "ended"])
 async def test_ordinary_ends_and_a_stream_without_its_past_are_no_loss(house: House, how: str) -> None:
     stage = house.stage
