@@ -23,8 +23,8 @@ VERBS = {
 """Lines of the tables whose own name says too little on a terminal."""
 
 COMMANDS = (
-    "act", "adopt", "approve", "dead", "demo", "diagram", "doctor", "down", "history", "migrate", "plan", "publish",
-    "report", "restart", "schema", "serve", "status", "verify", "watch",
+    "act", "adopt", "approve", "bench", "dead", "demo", "diagram", "doctor", "down", "history", "migrate", "plan",
+    "publish", "report", "restart", "schema", "serve", "status", "verify", "watch",
 )  # fmt: skip
 """Relight's commands, by which they are told from other words after its name."""
 

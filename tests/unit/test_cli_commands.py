@@ -22,7 +22,7 @@ from service.ports import EventKey, GateView, InstanceView, LogRow, StepKey, Ste
 NOW = datetime.now(UTC)
 COMMANDS = (
     "demo", "serve", "doctor", "down", "migrate", "restart", "publish", "watch", "status", "act", "adopt", "approve",
-    "dead",
+    "bench", "dead",
     "report", "schema", "history", "plan", "verify", "diagram",
 )  # fmt: skip
 

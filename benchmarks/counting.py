@@ -1,0 +1,123 @@
+"""When a wave of events is done, and whether everything it claims is really there: in the tables and on the stream."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+
+from benchmarks.errors import BenchError
+from benchmarks.serving import Serve
+
+LOOK = 0.02
+"""Seconds between two looks at how far it has come: the value of one sequence, which costs the server nothing."""
+
+AT_THE_END = 0.004
+"""Seconds between two looks whether the outbox is empty: what a measurement may be wrong by at its end."""
+
+SLOWEST = 50.0
+"""Transitions a second below which something is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A wave that is over: `seconds` from its first batch to its last confirmed notification."""
+
+    events: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.seconds
+
+
+class Tables:
+    """One connection to the tables of one place. Use it as a context."""
+
+    def __init__(self, postgres_url: str) -> None:
+        self._url = postgres_url
+        self._connection: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._connection = await asyncpg.connect(self._url, timeout=10, command_timeout=120)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connection.close(timeout=10)
+
+    async def value(self, query: str, *arguments: object) -> Any:
+        return await self._connection.fetchval(query, *arguments)
+
+    async def row(self, query: str) -> Any:
+        return await self._connection.fetchrow(query)
+
+    async def rows(self, query: str) -> Any:
+        return await self._connection.fetch(query)
+
+    async def execute(self, query: str) -> None:
+        await self._connection.execute(query)
+
+    async def said(self) -> int:
+        """How many notifications were ever written to the outbox."""
+        return int(await self.value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM relight.outbox_id_seq"))
+
+    async def until_told(self, source: str, events: int, said_before: int, *serves: Serve) -> Counted:
+        """Waits until each of the wave's transitions is committed and its notification confirmed and deleted.
+
+        Raises BenchError when it takes for ever, or serve ends.
+        """
+        deadline = time.monotonic() + 30 + events / SLOWEST
+        while await self.said() - said_before < events:
+            await self._go_on(deadline, LOOK, source, events, serves)
+        while True:
+            empty = not await self.value("SELECT EXISTS (SELECT FROM relight.outbox)")
+            ended = time.time()
+            if empty and await self.taken_in(source) >= events:
+                break
+            await self._go_on(deadline, AT_THE_END, source, events, serves)
+        return Counted(events, ended - await self.began(source))
+
+    async def until_absorbed(self, source: str, events: int, *serves: Serve) -> Counted:
+        """The same for events that move nothing, from the first batch to the commit of the last."""
+        deadline = time.monotonic() + 30 + events / SLOWEST
+        while await self.taken_in(source) < events:
+            await self._go_on(deadline, LOOK, source, events, serves)
+        ended = time.time()
+        return Counted(events, ended - await self.began(source))
+
+    async def _go_on(self, deadline: float, pause: float, source: str, events: int, serves: tuple[Serve, ...]) -> None:
+        for serve in serves:
+            serve.alive()
+        if time.monotonic() > deadline:
+            raise BenchError(
+                f"only {await self.taken_in(source)} of the {events} events of {source} were taken in; serve says:\n"
+                + "\n".join(serve.last_words() for serve in serves)
+            )
+        await asyncio.sleep(pause)
+
+    async def began(self, source: str) -> float:
+        """When the first batch with an event of this source was taken in (seconds since 1970, of this machine)."""
+        first = await self.value("SELECT min(received_at) FROM relight.inbox WHERE source = $1", source)
+        return float(first.timestamp())
+
+    async def taken_in(self, source: str) -> int:
+        return int(await self.value("SELECT count(*) FROM relight.inbox WHERE source = $1", source))
+
+    async def prove(self, source: str, events: int, outcome: str = "applied", *, log: bool = True) -> None:
+        """Raises BenchError unless each of these events has this one outcome, and (`log`) its own row in the log."""
+        found = await self.value(
+            """SELECT count(*) FROM relight.inbox i WHERE i.source = $1
+               AND (SELECT array_agg(value) FROM jsonb_each_text(i.outcomes)) = ARRAY[$2::text]""",
+            source, outcome,
+        )  # fmt: skip
+        rows = await self.value("SELECT count(*) FROM relight.log WHERE source = $1", source) if log else None
+        expected = events if outcome == "applied" else 0
+        if found != events or rows not in (None, expected):
+            raise BenchError(
+                f"of {events} events of {source}, {found} have the outcome {outcome!r}, and the log has {rows} rows of "
+                f"them instead of {expected}: what was measured is not what it was meant to be"
+            )

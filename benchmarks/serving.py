@@ -1,0 +1,110 @@
+"""The real `serve`, as a process on given servers: started, waited for, ended. What it does is measured elsewhere."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.child import ROOT, environment
+from benchmarks.errors import BenchError
+from benchmarks.ground import Place
+from service.embedded.ports import free_port
+
+READY_WITHIN = 120.0
+"""Seconds until `serve` must own a shard; most of it goes to reading many systems' files."""
+
+
+class Serve:
+    """One replica."""
+
+    def __init__(
+        self, place: Place, systems: Path, *, replica: int = 0, shards: int = 1, more: Mapping[str, str] | None = None
+    ) -> None:
+        """`more`: environment variables beside the usual ones."""
+        self.place = place
+        self.log = place.folder / f"serve{replica}.log"
+        self._systems = systems
+        self._health = f"http://127.0.0.1:{free_port()}"
+        self._environment = environment(
+            RELIGHT_POSTGRES_URL=place.postgres_url,
+            RELIGHT_AMQP_URL=place.amqp_url,
+            RELIGHT_HOME=str(place.folder / f"home{replica}"),
+            RELIGHT_HTTP_PORT=self._health.rsplit(":", 1)[1],
+            RELIGHT_SHARDS=str(shards),
+            # Nothing of the benchmark's systems is to be done to the world: nobody serves any place of theirs.
+            RELIGHT_PLACES="bench",
+            RELIGHT_LOG_FORMAT="json",
+            **(more or {}),
+        )
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise BenchError("serve was not started")
+        return self._process.pid
+
+    async def start(self, *before: str, ready: bool = True) -> None:
+        """Starts it as `relight serve` does; `before`: what stands before `service.cli` on the command line."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *(before or ("-m", "service.cli")), "serve", "--systems", str(self._systems),
+                cwd=ROOT, env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        if ready:
+            await self.until_ready()
+
+    async def until_ready(self) -> None:
+        """Waits until it owns a shard and is connected."""
+        deadline = time.monotonic() + READY_WITHIN
+        while not await asyncio.to_thread(_answers, f"{self._health}/readyz"):
+            self.alive()
+            if time.monotonic() > deadline:
+                raise BenchError(f"serve was not ready within {READY_WITHIN:.0f} s; it says:\n{self.last_words()}")
+            await asyncio.sleep(0.05)
+
+    def alive(self) -> None:
+        """Raises BenchError with its last words when it has ended."""
+        if self._process is None or self._process.returncode is not None:
+            raise BenchError(f"serve ended by itself; it said:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-15:])
+
+    async def stop(self) -> None:
+        """Ends it in order."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), 20)
+        finally:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                await self._process.wait()
+
+
+@contextlib.asynccontextmanager
+async def serving(*replicas: Serve, before: Sequence[str] = ()) -> AsyncIterator[None]:
+    """They run, ready, as long as the block."""
+    try:
+        await asyncio.gather(*(replica.start(*before) for replica in replicas))
+        yield
+    finally:
+        await asyncio.gather(*(replica.stop() for replica in replicas))
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
