@@ -73,3 +73,13 @@ async def amqp_url(vhosts: Vhosts) -> AsyncIterator[str]:
     name = unique("test")
     yield await vhosts.add_vhost(name)
     await vhosts.delete_vhost(name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked `faults` is left out, unless `-m` says what is wanted."""
+    if config.getoption("-m"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("faults")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("faults")]

@@ -32,6 +32,8 @@ class Serving:
         self.postgres_url, self.amqp_url = postgres_url, amqp_url
         self.system = system
         self.systems = [folder / "system.yaml"]
+        self.program: tuple[str, ...] = ("-m", "service.cli")
+        """What Python is told to run; another one may put something around the command line."""
         self.options: tuple[str, ...] = ()
         self.log = folder / "serve.log"
         self.process: asyncio.subprocess.Process | None = None
@@ -65,7 +67,7 @@ class Serving:
             log.write(f"--- started, to die at {crash_at}\n".encode())
             log.flush()
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service.cli", "serve", *self.options, *systems,
+                sys.executable, *self.program, "serve", *self.options, *systems,
                 cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 

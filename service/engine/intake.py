@@ -33,9 +33,10 @@ IDLE = 1.0
 NO_EVENTS_FAULT = (Transient, Conflict, Unavailable, LostLease, Misconfigured)
 """Errors that no event is to blame for: servers, other writers, and what this replica lacks and another may have."""
 
-LISTEN = timedelta(seconds=1)
-"""How long a new owner only listens before it lets due times pass: answers that came while nobody decided lie in the
-queue and arrive within milliseconds, and whoever answered in time must not be called silent."""
+LISTEN = 1.0
+"""Seconds in which a new owner only listens before it lets due times pass: answers that came while nobody decided lie
+in the queue and arrive within milliseconds, and whoever answered in time must not be called silent. By the monotonic
+clock: a wall clock that is set back must not make the listening last."""
 
 STUCK = 5
 """Failures of one batch in a row, something over a second of them, after which people are told that it waits."""
@@ -82,7 +83,7 @@ class Intake:
         self._signalled = True
         self._inherited: frozenset[int] | None = None
         self._next_timer: datetime | None = None
-        self._timers_from = clock.now() + LISTEN
+        self._listens_until = clock.monotonic() + LISTEN
         self._timers_moved = True
         self._arrival = asyncio.Event()
         self._resting = asyncio.Event()
@@ -115,7 +116,11 @@ class Intake:
         return self._signalled or (due is not None and due <= self._clock.now())
 
     def _due(self) -> datetime | None:
-        return max(self._next_timer, self._timers_from) if self._next_timer is not None else None
+        """When to look at the timers; None when there is none."""
+        listens = self._listens_until - self._clock.monotonic()
+        if self._next_timer is None or listens <= 0:
+            return self._next_timer
+        return max(self._next_timer, self._clock.now() + timedelta(seconds=listens))
 
     async def _rest(self) -> None:
         seconds = FULL if self._outbox.full else IDLE
@@ -207,7 +212,7 @@ class Intake:
         self._timers_moved = True
         if len(signals) + len(timers) >= self._size:
             self._signalled = True
-        if now < self._timers_from:
+        if self._clock.monotonic() < self._listens_until:
             timers = ()
         if timers:
             crash_point("timers.after_read")
