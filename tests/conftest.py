@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from service.embedded import PostgresServer, RabbitServer
+from tests import sizes
+from tests.figures import Gathering, Noting
 from tests.servers import (
     Databases,
     GivenPostgres,
@@ -21,10 +23,63 @@ from tests.servers import (
     unique,
 )
 
+GREAT = ("tests/faults/", "tests/simulation/")
+"""What a great run is made of, besides what is marked for it."""
 
-def pytest_configure() -> None:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much is undertaken; see sizes.py."""
+    group = parser.getgroup("relight")
+    group.addoption("--faults", action="store_true", help="only faults and simulation, at great sizes (40 minutes)")
+    group.addoption("--long", action="store_true", help="the same, ten times as much")
+    group.addoption("--figures", metavar="FILE", help="write what was counted and measured to FILE, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A session ended with SIGTERM (a CI's time limit) tears its fixtures down like one ended with Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if _great(config):
+        sizes.choose(sizes.LONG if config.getoption("--long") else sizes.FAULTS)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Gathering(config), "relight-figures")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Great runs leave the rest out, everyday runs what is marked for great ones.
+
+    Nights begin first and stay whole; the seeds fill up whatever worker is free.
+    """
+    great = _great(config)
+    kept = [item for item in items if _belongs(item, great, long=config.getoption("--long"))]
+    left = set(items).difference(kept)
+    if left:
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+    if great:
+        kept.sort(
+            key=lambda item: (item.get_closest_marker("seeds") is not None, not item.get_closest_marker("faults"))
+        )
+        for item in kept:
+            if item.get_closest_marker("seeds") is None:
+                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items[:] = kept
+
+
+def _great(config: pytest.Config) -> bool:
+    return bool(config.getoption("--faults") or config.getoption("--long"))
+
+
+def _belongs(item: pytest.Item, great: bool, long: bool) -> bool:
+    marked = item.get_closest_marker("faults") is not None
+    if item.get_closest_marker("long") is not None:
+        return long
+    return marked or item.nodeid.startswith(GREAT) if great else not marked
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Noting:
+    """For what a test counts and measures: shown at the end of the run."""
+    return Noting(request.node.user_properties)
 
 
 @pytest.fixture(scope="session")

@@ -125,6 +125,21 @@ def test_test_runs_pytest_in_the_checkout(place: Path) -> None:
     assert done.stdout == f"called in {place}: -m pytest -k a or b\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "handed"),
+    [
+        ([], "-n 3 --dist loadfile"),
+        (["--faults"], "-n 3 --dist loadgroup --no-loadscope-reorder --faults"),
+        (["--long", "-x"], "-n 3 --dist loadgroup --no-loadscope-reorder --long -x"),
+        (["--faults", "-n0"], "--faults -n0"),
+        (["tests/unit"], "tests/unit"),
+    ],
+)
+def test_great_runs_and_whole_runs_use_several_workers(place: Path, arguments: list[str], handed: str) -> None:
+    done = launch(place, "test", *arguments, **SERVERS_ELSEWHERE)
+    assert done.stdout == f"called in {place}: -m pytest {handed}\n"
+
+
 def test_a_second_run_installs_nothing_and_a_new_lock_does(place: Path) -> None:
     for _ in range(2):
         assert launch(place, "status").returncode == 0
