@@ -28,6 +28,7 @@ BROKEN_LINES = [Mode.REFUSE, pytest.param(Mode.HANG, marks=pytest.mark.faults)]
 """Silence takes several timeouts to be noticed, and each owner that is frozen has it as well."""
 FREEZES = 20
 """Owners that are frozen one after the other with `--faults`, the one that follows each time next."""
+TOKEN = "SELECT token FROM relight.shards WHERE shard = 0"
 AFTER = 1.5 * float(LEASE.removesuffix("s"))
 """Seconds that a replica stays frozen or cut off after another one has taken over: the lease is long over then."""
 
@@ -119,16 +120,19 @@ async def frozen_with_a_commit_on_its_way(pair: Pair) -> None:
     owner, other = await pair.owner_and_other()
     assert owner.serving.process is not None
     lost, held = owner.serving.said("owner.lost"), owner.postgres.held
+    token = await pair.stage.value(TOKEN)
     owner.postgres.trap = True
     try:
         await owner.serving.until("a commit is on its way", lambda: more_held(owner, held), BACK)
         owner.serving.process.send_signal(signal.SIGSTOP)
+        await pair.stage.until("the lease is another's", lambda: is_newer(pair, token), BACK)
+        # The commit arrives now, while its sender sleeps, and before the other one has moved what it would move: the
+        # broker still waits for a word of the sleeper. Only its token can refuse it.
+        owner.postgres.mode = Mode.PASS
         await pair.taken_over_by(other)
         await asyncio.sleep(AFTER)
     finally:
-        owner.postgres.trap = False
-        # The commit arrives before its sender wakes up: only PostgreSQL can refuse it.
-        owner.postgres.mode = Mode.PASS
+        owner.postgres.trap, owner.postgres.mode = False, Mode.PASS
         owner.serving.process.send_signal(signal.SIGCONT)
     await owner.serving.until("the one that was frozen yields", lambda: has_said(owner, "owner.lost", lost), BACK)
     await owner.serving.until("it is well", owner.is_well, BACK)
@@ -188,6 +192,10 @@ def break_off(proxy: Proxy, mode: Mode) -> None:
     if mode is Mode.REFUSE:
         proxy.refuse()
     proxy.mode = mode
+
+
+async def is_newer(pair: Pair, token: int) -> bool:
+    return bool(await pair.stage.value(TOKEN) > token)
 
 
 async def more_held(replica: Replica, before: int) -> bool:
