@@ -49,12 +49,12 @@ def ways_out(
         WayOut(Act.WAIVE, f"the next retry goes on without {name}, and does not end operational", name)
         for name in waived_ahead(machine, state, data or {})
     )
-    return (*_of_steps(steps), *ahead, *_of_instance(machine, state))
+    return (*_of_steps(steps), *ahead, *_of_instance(machine, state, data or {}))
 
 
 def waived_ahead(machine: Machine, state: str, data: Mapping[str, Json]) -> tuple[str, ...]:
     """The steps that led to this rest and may be waived for the retry that leads on from it, by their names."""
-    if not machine.state(state).resting or not any(way.act is Act.RETRY for way in _of_instance(machine, state)):
+    if not machine.state(state).resting or not any(way.act is Act.RETRY for way in _of_instance(machine, state, data)):
         return ()
     waivers = record(data, "waivers")
     standing = [name for name in waivers if "ended_at" not in record(waivers, name)]
@@ -74,8 +74,10 @@ def _of_steps(steps: Mapping[str, StepStatus]) -> Iterator[WayOut]:
             yield WayOut(Act.WAIVE, f"goes on without {name}", name)
 
 
-def _of_instance(machine: Machine, state: str) -> Iterator[WayOut]:
+def _of_instance(machine: Machine, state: str, data: Mapping[str, Json]) -> Iterator[WayOut]:
     for act in Act:
+        if machine.withholds is not None and machine.withholds(act, state, data) is not None:
+            continue
         ways = [t for t in machine.transitions if state in t.sources and t.trigger == f"operator.{act}"]
         if ways:
             # Which of several is taken, the facts decide: the first that they allow.
@@ -90,7 +92,7 @@ def answers(instance: InstanceId, asked: Asks) -> tuple[str, ...]:
 
 def needs_a_person(machine: Machine, state: State) -> bool:
     """A rest that only people's acts lead out of as it should: halted, degraded."""
-    return state.resting and any(True for _ in _of_instance(machine, state.name))
+    return state.resting and any(True for _ in _of_instance(machine, state.name, {}))
 
 
 def when_silent(planned: PlannedStep, attempt: int, state: State) -> str:

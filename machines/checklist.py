@@ -248,7 +248,7 @@ DAILY_RESTART = (
     ),
     Item(
         "Verify all services operational",
-        all_items(verified, Lines((), ("resume",), state=RESTORING)),
+        all_items(verified, Lines(("confirm_running",), ("resume",), state=RESTORING)),
     ),
     Item("Send restart completion notification", delivered("complete", RESTORING)),
     Item("Document any issues encountered", written),

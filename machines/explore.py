@@ -27,7 +27,7 @@ from machines.model import (
     Verdict,
 )
 from machines.plan import plan
-from machines.samples import EVIDENCE, SPAN, STANDING, START, SYSTEMS, THIS_PLAN, instances, samples
+from machines.samples import EVIDENCE, SETTLED_ALIKE, SPAN, STANDING, START, SYSTEMS, THIS_PLAN, instances, samples
 from machines.watching import HISTORY, Memory, Taken
 from schemas.base import Closed, Json
 from schemas.events import ApprovalDenied, ApprovalGiven, SystemRegistered
@@ -350,6 +350,8 @@ def _possible(step: StepFact) -> tuple[Outcome, ...]:
     bad = (Outcome.BAD,) if EVIDENCE.get(action, ({}, None))[1] is not None else ()
     # Both are settled without having been done; a participant's silence stands for its waiver too.
     passed_over = Outcome.PROCEEDED if action.startswith("participant.") else Outcome.WAIVED
+    if action in SETTLED_ALIKE:
+        return (Outcome.GOOD, Outcome.FAILED, Outcome.UNKNOWN)
     return (Outcome.GOOD, *bad, passed_over, Outcome.FAILED, Outcome.UNKNOWN)
 
 

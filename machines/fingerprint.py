@@ -25,6 +25,8 @@ def fingerprint(machine: Machine) -> str:
     functions: list[Callable[..., object]] = [machine.address]
     if machine.explain is not None:
         functions.append(machine.explain)
+    if machine.withholds is not None:
+        functions.append(machine.withholds)
     for state in machine.states:
         lines.append(_state(state))
         functions += [told for told in (state.dwell, state.deadline, state.asks, state.when) if callable(told)]

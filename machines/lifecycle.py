@@ -19,6 +19,7 @@ from machines.lifecycle_authority import (
     silence_allows,
     somebody_may_approve,
 )
+from machines.lifecycle_leavings import may_be_paused, nobody_works_on, stopping_was_left_off, withholds
 from machines.lifecycle_loss import LOST, note_lost, rows_lost, rows_lost_or_begun
 from machines.lifecycle_memory import (
     absent,
@@ -30,11 +31,14 @@ from machines.lifecycle_memory import (
     note_baseline,
     note_failure,
     note_given_up,
+    note_going_on,
+    note_let_go,
     note_no_return,
     note_not_started,
     note_restart,
     note_resumed,
     note_started,
+    note_unresumed,
     note_up,
     note_up_by_waiver,
     note_verified,
@@ -107,13 +111,6 @@ def all_resumed(facts: Facts) -> Reason | None:
     return Reason("; ".join(why)) if failed else None
 
 
-def stopping_was_left_off(facts: Facts) -> Reason | None:
-    """The system snapshot was verified when the stopping began, and nothing was started since: what is left is stopped
-    now. Once something was started there is no way back to before."""
-    left = record(facts.snapshot.data, "failure").get("state")
-    return None if left == At.SHUTTING_DOWN else Reason(f"the stopping was over when it halted ({left})")
-
-
 def all_started(facts: Facts) -> Reason | None:
     missing = not_started(facts)
     return Reason(f"not started: {', '.join(missing)}") if missing else None
@@ -161,6 +158,10 @@ def note_unpreserved(facts: Facts) -> Mapping[str, Json]:
     return note_failure(facts, snapshot_verified(facts) or pause_holds(facts))
 
 
+def note_known_failures(facts: Facts) -> Mapping[str, Json]:
+    return {**note_failed_before(facts), **note_going_on(facts)}
+
+
 def note_committed(facts: Facts) -> Mapping[str, Json]:
     return {**note_no_return(facts), **note_held(facts)}
 
@@ -181,6 +182,10 @@ TRANSITIONS = (
     ),
     Transition(At.UNOBSERVED, On.COMPLETED, At.VERIFYING, (all_running,), reason="everything was found running"),
     Transition(At.UNOBSERVED, On.COMPLETED, At.INITIALIZING, (), note_absent, "start what was found absent"),
+    *(
+        Transition(At.UNOBSERVED, trigger, At.LEAVING, (may_be_paused,), note_failure, "what may be paused is resumed")
+        for trigger in (On.STEP_FAILED, On.DEADLINE_PASSED, "operator.abort")
+    ),
     Transition(At.UNOBSERVED, On.STEP_FAILED, At.DEGRADED, (), note_failure, "a component could not be observed"),
     Transition(At.UNOBSERVED, On.DEADLINE_PASSED, At.DEGRADED, (), note_failure, "the first look took too long"),
     Transition(At.UNOBSERVED, "operator.abort", At.DEGRADED, (), note_failure, "the first look was ended by a person"),
@@ -243,8 +248,8 @@ TRANSITIONS = (
     Transition(
         At.RESUMING, On.COMPLETED, At.DEGRADED, (all_resumed,), note_given_up, "resumed, but not all checks passed"
     ),
-    Transition(At.RESUMING, On.COMPLETED, At.DEGRADED, (), note_given_up, "a component did not resume"),
-    Transition(At.RESUMING, On.DEADLINE_PASSED, At.DEGRADED, (), note_given_up, "resuming took too long"),
+    Transition(At.RESUMING, On.COMPLETED, At.DEGRADED, (), note_unresumed, "a component did not resume"),
+    Transition(At.RESUMING, On.DEADLINE_PASSED, At.DEGRADED, (), note_unresumed, "resuming took too long"),
     # After the point of no return: only forward, or to a person.
     Transition(At.SHUTTING_DOWN, On.COMPLETED, At.INITIALIZING, reason="everything is stopped"),
     Transition(
@@ -253,11 +258,11 @@ TRANSITIONS = (
     Transition(At.INITIALIZING, On.COMPLETED, At.VERIFYING, (), note_not_started, "going on, but not all is started"),
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, (verified,), note_verified, "verified"),
     Transition(
-        At.VERIFYING, On.COMPLETED, At.RESTORING, (only_failed_before,), note_failed_before,
+        At.VERIFYING, On.COMPLETED, At.RESTORING, (only_failed_before,), note_known_failures,
         "only what failed before the restart already fails",
     ),
     # A waiver is a person's word to go on without the proof: components resume, but operational it is not.
-    Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, reason="going on by a waiver"),
+    Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, (), note_going_on, "going on by a waiver"),
     Transition(
         At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified, nothing_missing, nothing_waived), note_up,
         "up again",
@@ -272,6 +277,13 @@ TRANSITIONS = (
     ),
     Transition(At.RESTORING, On.COMPLETED, At.DEGRADED, (), note_up_by_waiver, "up again by a waiver"),
     # Found running and never touched: it goes on running, only not known to be well.
+    *(
+        Transition(
+            At.VERIFYING, trigger, At.LEAVING, (as_it_was_found, may_be_paused), note_failure,
+            "runs as it was found, unverified, and what may be paused is resumed",
+        )
+        for trigger in (On.STEP_FAILED, On.DEADLINE_PASSED)
+    ),
     Transition(
         At.VERIFYING, On.STEP_FAILED, At.DEGRADED, (as_it_was_found,), note_failure, "runs as it was found, unverified"
     ),
@@ -285,7 +297,7 @@ TRANSITIONS = (
     # What Relight knows is older than what it did: nothing goes on until a person has looked, and nothing is retried.
     Transition(At.UNOBSERVED, LOST, At.LOST, (rows_lost_or_begun,), note_lost, "the database has lost what was said"),
     Transition(
-        (*BEFORE_NO_RETURN, At.RESUMING, *AFTER_NO_RETURN), LOST, At.LOST, (), note_lost,
+        (*BEFORE_NO_RETURN, At.RESUMING, *AFTER_NO_RETURN, At.LEAVING), LOST, At.LOST, (), note_lost,
         "the database has lost what was said",
     ),
     Transition(
@@ -296,8 +308,13 @@ TRANSITIONS = (
     Transition(
         At.HALTED, "operator.retry", At.SHUTTING_DOWN, (stopping_was_left_off,), None, "what still runs is stopped"
     ),
-    Transition(At.HALTED, "operator.retry", At.INITIALIZING, (), None, "started once more"),
-    Transition((At.HALTED, At.LOST), "operator.abort", At.DEGRADED, (), note_given_up, "left as it stands"),
+    Transition(At.HALTED, "operator.retry", At.INITIALIZING, (nobody_works_on,), None, "started once more"),
+    Transition(
+        (At.HALTED, At.LOST), "operator.abort", At.LEAVING, (), note_given_up,
+        "left as it stands, once what may be paused is resumed",
+    ),
+    Transition(At.LEAVING, On.COMPLETED, At.DEGRADED, (), note_let_go, "left as it stands"),
+    Transition(At.LEAVING, On.DEADLINE_PASSED, At.DEGRADED, (), note_let_go, "resuming took too long"),
     Transition(
         (At.HALTED, At.LOST, At.DEGRADED), "operator.adopt", At.UNOBSERVED, (), note_adopted, "look at what is there"
     ),
@@ -358,4 +375,5 @@ LIFECYCLE = Machine(
     address=address,
     absorbs=frozenset({"system.registered", LOST}),
     explain=explain,
+    withholds=withholds,
 )

@@ -26,6 +26,9 @@ ONE_RESTART = (
     "not_started",
     "waivers",
     "lost",
+    "resumed",
+    "not_resumed",
+    "may_be_paused",
 )
 """What belongs to one restart (or first start) and goes with it. The engine writes `waivers`."""
 
@@ -116,7 +119,18 @@ def note_failure(facts: Facts, reason: Reason | None = None) -> Mapping[str, Jso
         "reason": reason or getattr(facts.event.data, "reason", None),
         "steps": {**{s.planned.name: s.error for s in failed_steps(facts)}, **_out_of_time(facts)},
     }
-    return {"failure": failure, "verified": None}
+    return {"failure": failure, "verified": None, **_resumed(facts)}
+
+
+def _resumed(facts: Facts) -> dict[str, Json]:
+    """The components that held something, were told to resume and were not found dead since: what they hold moves on,
+    and equals what was flushed no more."""
+    dead = {s.planned.component for s in steps_of(facts, "confirm_running") if s.status is StepStatus.FAILED}
+    untold = (StepStatus.PLANNED, StepStatus.READY, StepStatus.FAILED, StepStatus.WAIVED)
+    told = [s.planned.component for s in steps_of(facts, "resume") if s.status not in untold]
+    held = record(facts.snapshot.data, "digests")
+    names: list[Json] = [name for name in told if name in held and name not in dead]
+    return {"resumed": names} if names else {}
 
 
 def note_started(facts: Facts) -> Mapping[str, Json]:
@@ -152,7 +166,13 @@ def _out_of_time(facts: Facts) -> dict[str, Json]:
 
 def note_verified(facts: Facts) -> Mapping[str, Json]:
     checks: dict[str, Json] = {step.planned.name: evidence(step) for step in checks_of(facts)}
-    return {"verified": {"at": facts.now.isoformat(), "checks": checks}, **good_configuration(facts)}
+    verified: dict[str, Json] = {"verified": {"at": facts.now.isoformat(), "checks": checks}}
+    return {**verified, **good_configuration(facts), **note_going_on(facts)}
+
+
+def note_going_on(facts: Facts) -> Mapping[str, Json]:
+    """Everybody is resumed next, whoever left them paused."""
+    return {"may_be_paused": None} if "may_be_paused" in facts.snapshot.data else {}
 
 
 def note_given_up(facts: Facts) -> Mapping[str, Json]:
@@ -174,9 +194,34 @@ def note_resumed(facts: Facts) -> Mapping[str, Json]:
     return {**note_given_up(facts), **good_configuration(facts)}
 
 
+def note_unresumed(facts: Facts) -> Mapping[str, Json]:
+    """Given up, and who could not be told to go on: that stays to be seen."""
+    return {**note_given_up(facts), **_not_resumed(facts)}
+
+
+def note_let_go(facts: Facts) -> Mapping[str, Json]:
+    """Everybody was told to go on; who could not be told stays to be seen."""
+    gone = {key: None for key in ("may_be_paused", "not_resumed") if key in facts.snapshot.data}
+    return {**gone, **_not_resumed(facts)}
+
+
+def _not_resumed(facts: Facts) -> dict[str, Json]:
+    told = (StepStatus.DONE, StepStatus.PROCEEDED)
+    left = {
+        s.planned.component or "": s.error or f"it was {s.status}"
+        for s in steps_of(facts, "resume")
+        if s.status not in told
+    }
+    return {"not_resumed": dict(left)} if left else {}
+
+
 def note_adopted(facts: Facts) -> Mapping[str, Json]:
     """A person takes what is there for what should be there: its configuration files are the good ones from now on."""
-    return {**note_given_up(facts), **({"good": None} if "good" in facts.snapshot.data else {})}
+    data = facts.snapshot.data
+    changes = {**note_given_up(facts), **({"good": None} if "good" in data else {})}
+    # A rest after a restart that went as it should, or was given up, has resumed everybody.
+    at_rest = facts.snapshot.state == "degraded" and "not_resumed" not in data
+    return changes if at_rest else {**changes, "may_be_paused": True}
 
 
 def note_up(facts: Facts) -> Mapping[str, Json]:

@@ -29,6 +29,7 @@ class At(StrEnum):
     VERIFYING = "starting_up.verifying"
     RESTORING = "starting_up.restoring"
     DEGRADED = "degraded"
+    LEAVING = "degraded.resuming"
     HALTED = "halted"
     LOST = "halted.database_lost"
 
@@ -45,6 +46,9 @@ OBSERVING = timedelta(minutes=5)
 
 TELLING = timedelta(minutes=10)
 """How long after the announced time the notice and the baseline may still take before the restart is given up."""
+
+ASKED_AGAIN = 2
+"""How many more answers are waited for from a component that has to be told three times."""
 
 GRACE = timedelta(minutes=1)
 """Added to every limit of the system's file: the last retry and the bookkeeping around it still fit in."""
@@ -87,7 +91,11 @@ def _preserved(system: System, data: Mapping[str, Json], now: datetime) -> datet
 
 def _resumed(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
     restart = system.restart
-    return now + restart.answer_within * len(system.components) + restart.limits.verify + GRACE
+    return now + restart.answer_within * (len(system.components) + ASKED_AGAIN) + restart.limits.verify + GRACE
+
+
+def _let_go(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
+    return now + system.restart.answer_within * (len(system.components) + ASKED_AGAIN) + GRACE
 
 
 def _stopped(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
@@ -274,7 +282,7 @@ STATES = (
             # Each is told, whatever became of the one before: nobody stays paused because of another.
             Step(
                 "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
-                optional=True,
+                optional=True, asks_again=True,
             ),
             RELEASE,
             Step("check", "check.run", Each.CHECK, limit="verify", attempts=2, optional=True),
@@ -330,10 +338,24 @@ STATES = (
                 keep=True, asks_again=True,
             ),
             RELEASE,
+            # Nobody is told that it is up, and it is not called so, with a component that died after its own last step.
+            Step("confirm_running", "component.confirm_running", Each.COMPONENT, keep=True, attempts=2),
             Step("complete", "notice.tell", attempts=3, arguments=_up_again),
             # Not while the system is down.
             Step("prune", "postgres.prune", Each.BACKUP, timeout=PRUNING, optional=True, when=_prunes_after),
             REPORT,
+        ),
+    ),
+    # Nothing stays paused in silence: whoever ends a start that went wrong leaves components behind that wait for this.
+    State(
+        At.LEAVING,
+        deadline=_let_go,
+        then="call it degraded",
+        steps=(
+            Step(
+                "resume", "participant.resume", Each.COMPONENT, takes=Command.RESUME, limit="answer_within", attempts=3,
+                keep=True, optional=True, asks_again=True,
+            ),
         ),
     ),
     State(At.DEGRADED, resting=True, passes=True, steps=(CALL,)),

@@ -262,7 +262,8 @@ class Machine:
 
     `absorbs` names the triggers that may move nothing without being refused: a measurement within its limits.
     `explain` says in the machine's own words why a trigger is not possible in the state of these facts (None: no better
-    words than the general ones).
+    words than the general ones). `withholds` says of a person's act that the table has in a state why it is not
+    possible by what the instance remembers: such an act is not offered.
     """
 
     name: str
@@ -273,6 +274,7 @@ class Machine:
     address: Address
     absorbs: frozenset[str] = frozenset()
     explain: Callable[[str, "Facts"], Reason | None] | None = None
+    withholds: Callable[[str, str, Mapping[str, Json]], Reason | None] | None = None
 
     def state(self, name: str) -> State:
         """The state called `name`. Raises KeyError when this machine has none."""

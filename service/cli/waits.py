@@ -133,7 +133,10 @@ def _of_the_state(
         since = f" since {failure.get('state')} by {failure.get('by')}" if failure else ""
         known = () if failure else _known_before(data)
         missing = (f"{name} was left out of the start: {why}" for name, why in record(data, "not_started").items())
-        facts = (*_findings(failure), *known, *missing, *_waivers(data, now, zone))
+        paused = (
+            f"{name} was not resumed and may be paused: {why}" for name, why in record(data, "not_resumed").items()
+        )
+        facts = (*_findings(failure), *known, *missing, *paused, *_waivers(data, now, zone))
         yield Wait(f"waits for a person, for ever: {state.name}{since}", ways, facts)
 
 

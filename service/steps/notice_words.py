@@ -108,7 +108,8 @@ def _called(system: System, instance: str, state: str, data: Mapping[str, Json])
         yield "It runs as far as anybody knows, but it was not shown to be well."
     yield from _failure(record(data, "failure") or record(last, "failure"))
     yield f"Look: relight status {system.system}; it lists what can be done."
-    ways = {"halted": "retry, adopt or abort", "halted.database_lost": "adopt or abort"}.get(state, "adopt")
+    halted = "adopt or abort" if data.get("resumed") else "retry, adopt or abort"
+    ways = {"halted": halted, "halted.database_lost": "adopt or abort"}.get(state, "adopt")
     yield f'Then: relight act {instance} … --reason "WHY", with {ways}.'
 
 

@@ -1,4 +1,4 @@
-"""Looking at what runs, and nothing else: `component.observe`, `component.confirm_stopped`."""
+"""Looking at what runs, and nothing else: `component.observe`, `.confirm_stopped`, `.confirm_running`."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -7,11 +7,11 @@ from machines.model import PlannedStep
 from schemas.base import Json
 from schemas.components import OnSilence
 from schemas.system import System
-from service.errors import Retry
+from service.errors import Permanent, Retry
 from service.ports import Done, ProcessState, StepContext
 from service.steps.ending import named
 from service.steps.grounds import no_second_copy
-from service.steps.naming import process_name, the_component
+from service.steps.naming import process_name, record, the_component
 
 LOOK_AGAIN = timedelta(seconds=1)
 """A session of a process that just ended is gone within milliseconds; a second is patient."""
@@ -113,6 +113,40 @@ class ConfirmStopped:
         dsn = context.world.secrets.resolve(context.system.databases[database].url, context.system.folder)
         lines = await context.world.databases.sessions(dsn, application)
         return [f"{application} in {database}: {line}" for line in lines]
+
+
+class ConfirmRunning:
+    """The last look before a system is called up again: the component runs, as the process that was resumed. Twice is
+    safe: it only looks. What was left out of the start by a person or its file is looked at and asked for nothing.
+    """
+
+    name = "component.confirm_running"
+    twice_is_safe = True
+
+    def plan(self, step: PlannedStep, system: System) -> str:
+        return f"show that {step.component} runs, as the process that was resumed"
+
+    async def perform(self, context: StepContext) -> Done:
+        """Result: `running`, `pid`, `started`. Raises Permanent when it ended, or is another process since."""
+        name, _ = the_component(context)
+        state = await context.world.processes.state(process_name(context.system, name))
+        if name in record(context.data, "not_started"):
+            return Done({"running": state.running, **named(state), "detail": "it was left out of the start"})
+        if not state.running:
+            how = "nobody saw how" if state.exit_status is None else f"exit status {state.exit_status}"
+            log = f"; its log is {state.log}" if state.log else ""
+            raise Permanent(f"{name} was started and has ended since ({how}){log}")
+        resumed = context.results.get(f"resume:{name}", {})
+        before = resumed.get("pid"), resumed.get("started")
+        if before[0] is not None and before != (state.pid, state.started):
+            raise Permanent(
+                f"{name} was resumed as pid {before[0]} (start time {before[1]}) and runs as pid {state.pid} (start "
+                f"time {state.started}): somebody else started it since, and nobody knows what it loaded"
+            )
+        return Done({"running": True, **named(state)})
+
+    async def probe(self, context: StepContext) -> Done | None:
+        return None
 
 
 def _as_seen(result: Mapping[str, Json]) -> ProcessState | None:

@@ -103,7 +103,12 @@ class Tell:
 
     async def conclude(self, context: StepContext, name: str, said: Answer) -> Done:
         """What an answer means; `flush` checks it first."""
-        return Done(said.evidence())
+        if self.command is not Command.RESUME:
+            return Done(said.evidence())
+        # Which process it was: the last look of a restart compares.
+        return Done(
+            {**said.evidence(), **named(await context.world.processes.state(process_name(context.system, name)))}
+        )
 
     def _way(self, component: Component) -> "Way":
         told = component.participant

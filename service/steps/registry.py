@@ -9,7 +9,7 @@ from service.steps.disconnecting import Disconnect
 from service.steps.draining import Drain
 from service.steps.grounds import CheckIdentity
 from service.steps.notice import Tell as TellPeople
-from service.steps.observing import ConfirmStopped, Observe
+from service.steps.observing import ConfirmRunning, ConfirmStopped, Observe
 from service.steps.participants import Flush, Tell
 from service.steps.pruning import Prune
 from service.steps.releasing import Release
@@ -44,6 +44,7 @@ def build() -> dict[str, Action]:
         Start(),
         Stop(),
         ConfirmStopped(),
+        ConfirmRunning(),
         RunCheck(),
         Quiet(),
         Soak(),

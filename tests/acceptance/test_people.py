@@ -14,14 +14,18 @@ from urllib.parse import urlsplit
 import aio_pika
 import pytest
 import pytest_asyncio
+import yaml
 
 from tests.acceptance.terminal import ME, paste, relight, says, stands
+from tests.faults.evidence import read_effects
 from tests.faults.harness import SYSTEM, Stage
 from tests.servers import Databases, Vhosts, unique
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 LIFECYCLE = f"lifecycle/{SYSTEM}"
+INCIDENT = "incident"
+"""A file that must not be there, or no verification passes."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -30,7 +34,10 @@ async def stage(databases: Databases, vhosts: Vhosts, tmp_path_factory: pytest.T
     name = unique("people")
     postgres_url, amqp_url = await databases.create_database(name), await vhosts.add_vhost(name)
     stage = Stage(tmp_path_factory.mktemp("people"), postgres_url, amqp_url, urlsplit(amqp_url).username or "guest")
-    stage.file.write_text(stage.file.read_text().replace("stop: 20s", "stop: 4s"))
+    described = yaml.safe_load(stage.file.read_text())
+    described["restart"]["limits"]["stop"] = "4s"
+    described["verify"].append({"files": INCIDENT, "access": "absent"})
+    stage.file.write_text(yaml.safe_dump(described))
     try:
         await stage.prepare()
         await stage.start()
@@ -72,6 +79,35 @@ async def test_restart_that_waits_is_aborted_with_the_printed_command_and_a_wron
         os.kill(pid_of(stage, "front"), signal.SIGCONT)
     await stands(stage, "operational")
     assert pid_of(stage, "worker") == worker
+
+
+async def halted(stage: Stage) -> str:
+    """A restart whose verification does not pass: everything is started, paused. What status says."""
+    await relight(stage, "restart", SYSTEM, "--reason", "tonight")
+    await stands(stage, "shutting_down", "starting_up.initializing", "starting_up.verifying")
+    (stage.file.parent / INCIDENT).touch()
+    text = await says(stage, "waits for a person, for ever: halted", f"files {INCIDENT}: it is there")
+    assert worker_did(stage)[-1] == "start"
+    return text
+
+
+def worker_did(stage: Stage) -> list[str]:
+    """What the worker's process and its participant really did, in order; questions left out."""
+    done = (effect.what for effect in read_effects(stage.effects) if effect.component == "worker")
+    return [what for what in done if what != "report"]
+
+
+@pytest.mark.parametrize("act", ["adopt", "abort"])
+async def test_start_that_failed_its_verification_leaves_nobody_paused_when_a_person_ends_it(
+    stage: Stage, act: str
+) -> None:
+    text = await halted(stage)
+    await paste(stage, text, act)
+    await stands(stage, "degraded")
+    assert worker_did(stage)[-2:] == ["start", "resume"]
+    (stage.file.parent / INCIDENT).unlink()
+    await paste(stage, await says(stage, "for ever: degraded"), "adopt")
+    await stands(stage, "operational")
 
 
 # ---- report

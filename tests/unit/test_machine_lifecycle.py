@@ -471,6 +471,8 @@ def test_person_may_leave_a_halted_system_as_it_stands_or_have_it_looked_at_anew
     for desk in (left, adopted):
         desk.pass_deadline()
     left.act(Act.ABORT)
+    assert left.state == At.LEAVING
+    left.end_all()
     assert left.state == At.DEGRADED
     assert left.data["last_abort"]["failure"]["state"] == At.VERIFYING
     adopted.act(Act.ADOPT)

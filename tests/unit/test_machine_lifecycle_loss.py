@@ -69,6 +69,8 @@ def test_aborted_it_is_left_as_it_stands() -> None:
     desk = restarting(At.PRESERVING)
     desk.lose(3)
     desk.act(Act.ABORT)
+    assert desk.state == At.LEAVING
+    desk.end_all()
     assert desk.state == At.DEGRADED
     assert "lost" not in desk.data
 

@@ -31,7 +31,15 @@ def test_only_those_are_told_that_take_the_command_and_kept_ones_are_left_alone(
         "seal",
         "verify_snapshot",
     ]
-    assert names(At.RESTORING) == ["resume:store", "resume:calculator", "complete", "report"]
+    assert names(At.RESTORING) == [
+        "resume:store",
+        "resume:calculator",
+        "confirm_running:store",
+        "confirm_running:calculator",
+        "confirm_running:reporter",
+        "complete",
+        "report",
+    ]
 
 
 def test_checks_run_side_by_side_and_everything_else_one_after_another() -> None:

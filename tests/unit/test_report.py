@@ -200,7 +200,11 @@ def test_notice_that_no_channel_took_is_no_notice() -> None:
 def test_going_on_by_a_waiver_is_no_proof_that_all_services_are_operational() -> None:
     item, resumed = "Verify all services operational", seen("resume:a", "starting_up.restoring")
     assert not proofs(resumed)[item].proven
-    assert proofs(resumed, about={"verified": {"at": NOW.isoformat()}})[item].proven
+    looked = seen("confirm_running:a", "starting_up.restoring")
+    assert proofs(resumed, looked, about={"verified": {"at": NOW.isoformat()}})[item].proven
+    assert not proofs(resumed, about={"verified": {"at": NOW.isoformat()}})[item].proven, (
+        "nobody looked whether it runs"
+    )
 
 
 def test_seed_has_ten_items() -> None:

@@ -18,16 +18,16 @@ AWAITING = "preparing_for_restart.awaiting_approval"
 NOTIFYING, PRESERVING, RESUMING = (f"preparing_for_restart.{w}" for w in ("notifying", "preserving", "resuming"))
 INITIALIZING, VERIFYING, RESTORING = (f"starting_up.{w}" for w in ("initializing", "verifying", "restoring"))
 DOWN = ("shutting_down", INITIALIZING, VERIFYING, RESTORING)
-LOST = "halted.database_lost"
+LOST, LEAVING = "halted.database_lost", "degraded.resuming"
 RESTS = ("operational", "degraded", "halted", LOST)
 
 ON_REQUEST = {"operational": NOTIFYING, "degraded": NOTIFYING}
 ON_ANSWER = {"given": NOTIFYING, "denied": RESUMING}
 ON_CANCEL = {AWAITING: RESUMING, NOTIFYING: RESUMING, PRESERVING: RESUMING}
-ON_ABORT = {**ON_CANCEL, "unobserved": "degraded", "halted": "degraded", LOST: "degraded"}
+ON_ABORT = {**ON_CANCEL, "unobserved": "degraded", "halted": LEAVING, LOST: LEAVING}
 ON_ADOPT = dict.fromkeys(("halted", "degraded", LOST), "unobserved")
 ON_HANDS_OFF = dict.fromkeys(DOWN, "halted")
-ON_TROUBLE = {**ON_CANCEL, "unobserved": "degraded", RESUMING: "degraded", **ON_HANDS_OFF}
+ON_TROUBLE = {**ON_CANCEL, "unobserved": "degraded", RESUMING: "degraded", LEAVING: "degraded", **ON_HANDS_OFF}
 
 STEPS = {
     "unobserved": ["observe:store", "observe:calculator", "observe:reporter"],
@@ -46,7 +46,16 @@ STEPS = {
     "shutting_down": ["stop:reporter", "stop:calculator", "confirm_stopped"],
     INITIALIZING: ["start:store", "start:calculator", "start:reporter"],
     VERIFYING: ["compare", "check:0", "check:1"],
-    RESTORING: ["resume:store", "resume:calculator", "complete", "report"],
+    RESTORING: [
+        "resume:store",
+        "resume:calculator",
+        "confirm_running:store",
+        "confirm_running:calculator",
+        "confirm_running:reporter",
+        "complete",
+        "report",
+    ],
+    LEAVING: ["resume:store", "resume:calculator"],
     "degraded": ["call"],
     "halted": ["call"],
     LOST: ["look:store", "look:calculator", "look:reporter", "call"],
@@ -57,6 +66,7 @@ RECORDED_ONLY = {
     NOTIFYING: ("baseline",),
     RESUMING: ("resume", "check", "tell", "report"),
     RESTORING: ("report",),
+    LEAVING: ("resume",),
     "degraded": ("call",),
     "halted": ("call",),
     LOST: ("look", "call"),
@@ -76,13 +86,24 @@ class Hand:
     waited: bool = False
     whole: bool = True
     left: str = ""
+    flushed: bool = False
+    works_on: bool = False
+    left_paused: bool = False
+    untold: bool = False
 
-    def enter(self, state: str) -> None:
+    def enter(self, state: str, failing: str = "") -> None:
+        self._remember_who_is_paused(state)
+        if self.state == PRESERVING:
+            self.flushed = self.ended.get("flush:calculator") == "well"
         if state == "halted":
             self.left = self.state
+            told = self.ended.get("resume:calculator") == "well" and failing != "confirm_running:calculator"
+            self.works_on = self.state == RESTORING and self.flushed and told
+        if state in ("unobserved", LEAVING):
+            self.flushed = self.works_on = False
         if state in ("unobserved", AWAITING, NOTIFYING):
             self.whole = True
-        if state in (*RESTS[:2], LOST, "unobserved"):
+        if state in (*RESTS[:2], LOST, LEAVING, "unobserved"):
             self.in_restart = self.started_here = False
         if state in (*RESTS, RESUMING, PRESERVING):
             self.proven = False
@@ -91,6 +112,18 @@ class Hand:
         if state == INITIALIZING and self.state == "unobserved":
             self.started_here = True
         self.state, self.ended, self.waited = state, {}, False
+
+    def _remember_who_is_paused(self, state: str) -> None:
+        """Who adopts what a start left behind takes over components that may be paused; who is up again, does not."""
+        if state == "unobserved" and self.state != "unobserved":
+            self.left_paused = self.state != "degraded" or self.untold
+        elif state in (RESTORING, "degraded"):
+            self.left_paused = False
+        told = all(self.ended.get(name) == "well" for name in STEPS.get(self.state, []) if name.startswith("resume"))
+        ended = not self.missing() and "failed" not in (self.ended.get(name) for name in self.ended if "resume" in name)
+        self.untold = (
+            state == "degraded" and not told and (self.state == LEAVING or (self.state == RESUMING and not ended))
+        )
 
     def missing(self) -> list[str]:
         return [name for name in STEPS.get(self.state, []) if name not in self.ended]
@@ -109,6 +142,8 @@ class Hand:
                 checked = all(how == "well" for name, how in self.ended.items() if name.startswith("check"))
                 resumed = all(how != "failed" for name, how in self.ended.items() if name.startswith("resume"))
                 return "operational" if checked and resumed else "degraded"
+            case "degraded.resuming":
+                return "degraded"
             case "shutting_down":
                 return INITIALIZING
             case "starting_up.initializing":
@@ -123,11 +158,18 @@ class Hand:
     def after_a_retry(self) -> str | None:
         if self.state != "halted":
             return None
+        if self.works_on:
+            return None
         return "shutting_down" if self.left == "shutting_down" else INITIALIZING
+
+    def after_an_abort(self) -> str | None:
+        return LEAVING if self.state == "unobserved" and self.left_paused else ON_ABORT.get(self.state)
 
     def in_trouble(self) -> str:
         untouched = self.state == VERIFYING and not self.in_restart and not self.started_here
-        return "degraded" if untouched else ON_TROUBLE[self.state]
+        if untouched or self.state == "unobserved":
+            return LEAVING if self.left_paused else "degraded"
+        return ON_TROUBLE[self.state]
 
 
 class LifecycleWalk(RuleBasedStateMachine):
@@ -193,9 +235,9 @@ class LifecycleWalk(RuleBasedStateMachine):
                 target = self.hand.in_trouble()
                 self.agreed(self.desk.pass_deadline(), target)
             case Act():
-                table = {Act.ABORT: ON_ABORT, Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
-                retried = self.hand.after_a_retry() if what is Act.RETRY else None
-                self.agreed(self.desk.act(what), retried or table.get(what, {}).get(here))
+                table = {Act.ADOPT: ON_ADOPT, Act.HANDS_OFF: ON_HANDS_OFF}
+                decided = {Act.RETRY: self.hand.after_a_retry(), Act.ABORT: self.hand.after_an_abort()}.get(what)
+                self.agreed(self.desk.act(what), decided or table.get(what, {}).get(here))
 
     @rule(rows=st.sampled_from([0, 0, 7]))
     def lose_the_database(self, rows: int) -> None:
@@ -246,7 +288,7 @@ class LifecycleWalk(RuleBasedStateMachine):
             case _:
                 self.desk.end(name, StepStatus.FAILED, error="broken")
         if target is not None:
-            self.hand.enter(target)
+            self.hand.enter(target, name if how == "failed" else "")
 
     def _target(self, name: str, line: str, how: str) -> str | None:
         if how == "failed" and line not in RECORDED_ONLY.get(self.hand.state, ()):
