@@ -9,19 +9,16 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aio_pika
 
-from tests.faults import witness
 from tests.faults.checker import check
-from tests.faults.evidence import Evidence, Verdict, read_heard
+from tests.faults.evidence import Evidence, Run, Verdict
 from tests.faults.harness import METRICS, SYSTEM, Stage
 from tests.faults.load import SOURCE
-from tests.faults.subscriber import Subscriber
 from tests.servers import Databases, Vhosts, unique
 
 LIFECYCLE = f"lifecycle/{SYSTEM}"
@@ -38,23 +35,16 @@ class Scene(Stage):
 
     def __init__(self, folder: Path, postgres_url: str, amqp_url: str) -> None:
         super().__init__(folder, postgres_url, amqp_url, urlsplit(amqp_url).username or "guest")
-        self._heard = folder / "heard.jsonl"
-        self._subscriber = Subscriber(amqp_url, self._heard)
-
-    async def prepare(self) -> None:
-        await super().prepare()
-        await witness.install(self.postgres_url)
 
     async def begin(self, **environment: str) -> None:
         """Serve runs, its system is operational, and a subscriber listens."""
         await self.start(**environment)
         await self.until("ready", self.ready, BACK)
-        await self._subscriber.listen()
+        await self.watch()
         await self.until("operational for the first time", self.is_operational, BACK)
 
     async def end(self) -> None:
         await self.load.close()
-        await self._subscriber.close()
         await super().end()
 
     async def is_operational(self) -> bool:
@@ -84,8 +74,8 @@ class Scene(Stage):
         finally:
             await self.load.close()
 
-    async def everything_answers(self) -> None:
-        """Each instance has an outcome for an event that is published now, and what was said of it was published."""
+    async def everything_answers(self, within: float = BACK) -> None:
+        """Each instance has an outcome for an event that is published now, behind all that still waits."""
         await self.load.close()
         await self.load.connect()
         try:
@@ -97,14 +87,14 @@ class Scene(Stage):
             query = "SELECT count(*) FROM relight.inbox WHERE source = $1 AND id = ANY ($2)"
             began = time.monotonic()
             while await self.value(query, SOURCE, asked) < len(asked):
-                assert time.monotonic() - began < BACK, f"not everything answered; serve says:\n{self.last_words()}"
+                assert time.monotonic() - began < within, f"not everything answered; serve says:\n{self.last_words()}"
                 await asyncio.sleep(0.1)
         finally:
             await self.load.close()
 
-    async def evidence(self) -> Evidence:
+    async def evidence(self, run: Run | None = None) -> Evidence:
         await self._until_silent()
-        return replace(await super().evidence(), heard=read_heard(self._heard))
+        return await super().evidence(run)
 
     async def judged(self) -> Evidence:
         """The checker's verdict on all that happened, once it is at rest. Raises AssertionError with its findings."""
@@ -121,7 +111,7 @@ class Scene(Stage):
     async def _until_silent(self) -> None:
         size, since = -1, time.monotonic()
         while time.monotonic() - since < SILENT:
-            now = self._heard.stat().st_size if self._heard.exists() else 0
+            now = self.heard.stat().st_size if self.heard.exists() else 0
             if now != size:
                 size, since = now, time.monotonic()
             await asyncio.sleep(0.1)
