@@ -302,7 +302,7 @@ def test_real_machines_have_no_violation_and_were_really_explored() -> None:
     assert {report.machine for report in reports} >= set(MACHINES)
     assert [str(violation) for report in reports for violation in report.violations] == []
     explored = {report.machine: report for report in reports}
-    assert explored["lifecycle"].states == 12
+    assert explored["lifecycle"].states == 15
     assert explored["lifecycle"].configurations > 5_000
     assert explored["alert"].configurations > 100
 
