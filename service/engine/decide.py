@@ -37,7 +37,7 @@ from schemas.events import (
     StepReported,
     TimerFired,
 )
-from service.engine import gate, notices
+from service.engine import chains, gate, notices
 from service.engine.noting import note
 from service.engine.places import place_of
 from service.engine.records import merged
@@ -64,6 +64,7 @@ class Outcome(StrEnum):
 def decide(work: Work, instance: InstanceId, event: Event) -> Outcome:
     """Applies `event` to `instance` within the batch; what it did is in the working set afterwards."""
     live = work.live(instance, event.system)
+    event = chains.inherited(event, live.snapshot)
     match event.data:
         case StepReported() as report:
             return _step_reported(work, live, event, report)
@@ -110,6 +111,7 @@ def trigger(work: Work, live: Live, event: Event, name: str) -> Outcome:
 
 def _move(work: Work, live: Live, event: Event, move: Move) -> None:
     before = live.snapshot
+    move = replace(move, changes={**move.changes, **chains.kept(event, before)})
     machine = live.chart.machine
     config_hash = before.config_hash
     if live.resting or before.entry == 0:
