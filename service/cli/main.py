@@ -15,6 +15,7 @@ import typer
 from service.cli.adopt_command import adopt
 from service.cli.dead_commands import dead
 from service.cli.options import Json, SystemName, Systems, start
+from service.cli.simulate_command import simulate
 from service.errors import RelightError
 
 app = typer.Typer(
@@ -407,4 +408,5 @@ def bench(
 
 
 app.command()(adopt)
+app.command()(simulate)
 app.add_typer(dead, name="dead")

@@ -24,7 +24,7 @@ VERBS = {
 
 COMMANDS = (
     "act", "adopt", "approve", "bench", "dead", "demo", "diagram", "doctor", "down", "history", "migrate", "plan",
-    "publish", "report", "restart", "schema", "serve", "status", "verify", "watch",
+    "publish", "report", "restart", "schema", "serve", "simulate", "status", "verify", "watch",
 )  # fmt: skip
 """Relight's commands, by which they are told from other words after its name."""
 

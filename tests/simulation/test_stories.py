@@ -5,24 +5,19 @@ import json
 import pytest
 
 from service.simulation import virtual
-from tests import sizes
-from tests.figures import Noting
 from tests.simulation.findings import findings
 from tests.simulation.story import tell
 
-SEEDS = range(sizes.now().seeds)
+SEEDS = range(25)
+"""Of calm, small stories with exact expectations; the many seeds with every fault are those of `seeds.py`."""
 
 
-@pytest.mark.seeds
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_dies_and_whenever_every_event_has_one_outcome_and_everything_comes_to_rest(
-    seed: int, figures: Noting
-) -> None:
+def test_whatever_dies_and_whenever_every_event_has_one_outcome_and_everything_comes_to_rest(seed: int) -> None:
     story = virtual.run(tell(seed))
     assert findings(story) == []
     assert story.crashes >= 6
     assert len(story.store.tables.log) > 20
-    figures.count(seeds=1)
 
 
 def test_the_stories_have_operations_that_pass_that_are_held_that_expire_and_that_are_one_too_many() -> None:

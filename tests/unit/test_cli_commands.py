@@ -23,7 +23,7 @@ NOW = datetime.now(UTC)
 COMMANDS = (
     "demo", "serve", "doctor", "down", "migrate", "restart", "publish", "watch", "status", "act", "adopt", "approve",
     "bench", "dead",
-    "report", "schema", "history", "plan", "verify", "diagram",
+    "report", "schema", "history", "plan", "verify", "diagram", "simulate",
 )  # fmt: skip
 
 SYSTEM = """\

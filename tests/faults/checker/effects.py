@@ -41,8 +41,10 @@ def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
         if starts < len(done):
             yield Finding(Fault.MISSING_EFFECT, f"{component} was started {starts} times, recorded {len(done)} times")
         # How often it was started in what is lost, nobody can say any more.
-        if starts > len({s.entry for s in evidence.steps if s.name == f"start:{component}"}) and not losses:
-            yield Finding(Fault.DOUBLED_EFFECT, f"{component} was started {starts} times, planned less often")
+        # A further attempt starts what has ended again.
+        tries = sum(max(s.attempt, 1) for s in evidence.steps if s.name == f"start:{component}")
+        if starts > tries and not losses:
+            yield Finding(Fault.DOUBLED_EFFECT, f"{component} was started {starts} times, tried {tries} times")
 
 
 def _is_of(key: str, loss: Told) -> bool:
