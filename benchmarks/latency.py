@@ -15,7 +15,7 @@ from benchmarks.stage import LOADING, Track
 IDLE_RATE = 20.0
 """Events a second: hardly anything to do, so that each stands alone."""
 
-SETTLE = 1.0
+SETTLE = 2.0
 """Seconds of events before those that are timed."""
 
 CONSUMING_WITHIN = 30.0

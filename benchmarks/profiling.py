@@ -67,8 +67,9 @@ async def profile(ground: Ground, track: Track, files: Path, events: int) -> str
             counted = await tables.until_told(wave.source, wave.count, said, serve)
             os.kill(serve.pid, signal.SIGUSR2)
             used = cpu([serve.pid], ground.postgres.pids, ground.rabbit.pids)
+            # While its connections are there: with them, what their processes did would be gone.
+            worked = await _reductions(ground) - reductions
         statements = await tables.rows(STATEMENTS)
-        worked = await _reductions(ground) - reductions
     python = json.loads(samples.read_text())
     return "\n".join(
         [

@@ -16,7 +16,7 @@ def title(result: Result) -> str:
     figures, about = result["figures"], result["machine"]
     times = "one repetition" if figures["repetitions"] == 1 else f"medians of {figures['repetitions']} repetitions"
     warning = "" if figures["size"] in ("normal", "long") else f" ({figures['size']}: a first look, not to be quoted)"
-    busy = f"; others kept {about['load']} of its cores busy" if about["load"] > 0.5 else ""
+    busy = f"; NOT CALM: a load of {about['load']} by others when it began" if about["load"] > 0.5 else ""
     return (
         f"{times}{warning}; {about['cores']} cores, {about['processor']}, fsync {about['fsync_ms']} ms, "
         f"PostgreSQL {about['postgresql']}, RabbitMQ {about['rabbitmq']}, Python {about['python']}{busy}"

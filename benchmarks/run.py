@@ -1,5 +1,6 @@
 """One run of the benchmark: everything once a repetition, one after another, so that a disturbance meets all."""
 
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from typing import Any
 
 from benchmarks import alone, growth, latency, limits, machine, overhead, profiling, replicas, stage, throughput
 from benchmarks.child import ask
+from benchmarks.errors import BenchError
 from benchmarks.figures import medians, percentile, ratios, rounded, spread
 from benchmarks.ground import Ground, ground
 from benchmarks.serving import Serve, serving
@@ -15,6 +17,9 @@ from benchmarks.sizes import Sizes
 from service.embedded.rabbitmq import USER
 
 Say = Callable[[str], None]
+
+BASE_BYTES, ROW_BYTES = 4_000_000_000, 2_000
+"""What a run writes at most beside the log of the growth, and what a row of that log takes with its write-ahead log."""
 
 STORE_WITHIN = 300.0
 """Seconds for preparing some batches and committing them."""
@@ -146,11 +151,23 @@ class Run:
         return found if self._profile is None else {**found, "profile": self._profile}
 
 
+def _room(folder: Path, sizes: Sizes) -> None:
+    """Raises BenchError when the disk would run full: that is not what is measured."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    needed, free = BASE_BYTES + sizes.growth_log_rows * ROW_BYTES, shutil.disk_usage(there).free
+    if free < needed:
+        raise BenchError(
+            f"this run writes up to {needed / 1e9:.0f} GB below {folder}, and only {free / 1e9:.0f} GB are free there; "
+            "nothing was measured. Set RELIGHT_HOME to a folder on a larger disk"
+        )
+
+
 async def bench(folder: Path, sizes: Sizes, say: Say, *, profiled: bool = False) -> dict[str, Any]:
     """Starts servers of its own in `folder`, measures, and leaves nothing. Raises BenchError and EmbeddedError.
 
     `profiled`: the result has a fourth part, `profile`, in Markdown.
     """
+    _room(folder, sizes)
     say(f"starting a private PostgreSQL and RabbitMQ in {folder}")
     async with ground(folder) as here:
         about = await machine.describe(here)

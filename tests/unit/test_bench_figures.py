@@ -2,14 +2,17 @@
 
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import limits, plot, report, writing
+from benchmarks import limits, plot, profiling, report, writing
 from benchmarks.errors import BenchError
 from benchmarks.figures import GOALS, RESIDENT, medians, percentile, ratios, rounded, spread
+from benchmarks.run import bench
+from benchmarks.sizes import LONG
 from benchmarks.waves import VALUES, Instances, Wave
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,14 +99,14 @@ def test_the_table_names_the_true_size_of_the_growth() -> None:
 
 def test_a_run_on_a_busy_machine_and_a_quick_one_say_so() -> None:
     quiet = report.title(result())
-    assert "busy" not in quiet
+    assert "NOT CALM" not in quiet
     assert "first look" not in quiet
     noisy = result()
     noisy["machine"]["load"] = 3.5
     noisy["figures"] |= {"size": "quick", "repetitions": 1}
     assert "one repetition" in report.title(noisy)
     assert "first look" in report.title(noisy)
-    assert "3.5 of its cores busy" in report.title(noisy)
+    assert "NOT CALM: a load of 3.5" in report.title(noisy)
 
 
 def test_the_picture_is_well_formed_and_each_point_lies_inside() -> None:
@@ -202,6 +205,26 @@ def test_a_text_of_ours_is_no_variable_of_pgbench() -> None:
     text = '{"a":"it\'s","seq":2}'
     assert len(limits.plain(text)) == len(text)
     assert not set(limits.plain(text)) & set(":'\\")
+
+
+async def test_a_run_that_would_fill_the_disk_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="Set RELIGHT_HOME"):
+        await bench(tmp_path / "bench", replace(LONG, growth_log_rows=10**12), lambda _: None)
+    assert not (tmp_path / "bench").exists()
+
+
+def test_a_profile_shows_shares_of_what_was_seen() -> None:
+    seen = {
+        "total": 200,
+        "ours": [["service/engine/work.py Work.append", 100], ["service/engine/work.py Work.live", 40]],
+        "inner": [["json/encoder.py JSONEncoder.encode", 50]],
+    }
+    text = "\n".join(profiling._python(seen))
+    assert "| `service/engine/work.py` | 70% |" in text
+    assert "| `service/engine/work.py Work.append` | 50% |" in text
+    assert "| `json/encoder.py JSONEncoder.encode` | 25% |" in text
+    row = {"toplevel": False, "query": "SELECT  a | b\n FROM c", "ms": 20.0, "calls": 1000}
+    assert "| … `SELECT a / b FROM c` | 20.0 | 1,000 |" in profiling._postgres([row], 1000)
 
 
 def test_what_pgbench_did_not_say_is_an_error_with_its_words() -> None:
