@@ -51,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Nights begin first and stay whole; the seeds fill up whatever worker is free.
     """
     great = _great(config)
+    if config.getoption("-m") and not great:
+        return  # somebody says by marks what is wanted
     kept = [item for item in items if _belongs(item, great, long=config.getoption("--long"))]
     left = set(items).difference(kept)
     if left:
@@ -128,13 +130,3 @@ async def amqp_url(vhosts: Vhosts) -> AsyncIterator[str]:
     name = unique("test")
     yield await vhosts.add_vhost(name)
     await vhosts.delete_vhost(name)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `faults` is left out, unless `-m` says what is wanted."""
-    if config.getoption("-m"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("faults")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("faults")]
