@@ -31,7 +31,8 @@ class Effect:
 
 @dataclass
 class Cast:
-    """All components of a story. `late`: seconds by which answers are late at most."""
+    """All components of a story. `late`: seconds by which answers are late at most; `died`: those that ended by
+    themselves, by name."""
 
     world: MemoryWorld
     broker: MemoryBroker
@@ -40,6 +41,7 @@ class Cast:
     trace: Trace
     effects: list[Effect] = field(default_factory=list)
     late: float = 0.0
+    died: list[str] = field(default_factory=list)
     _answers: int = 0
     _components: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _pids: dict[str, int] = field(default_factory=dict)

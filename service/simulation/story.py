@@ -152,13 +152,18 @@ async def _play(story: Story, loop: VirtualLoop, tasks: asyncio.TaskGroup) -> No
 
 async def _come_to_rest(story: Story) -> None:
     """Until nothing is left to do, or QUIET has passed: then somebody is stuck, and the findings say who."""
-    tables = story.store.tables
+    tables, settled = story.store.tables, -1
     while story.clock.monotonic() - story.calm_since < QUIET:
         await story.clock.sleep(LOOK)
         waiting = any(story.broker.waiting(queue) for queue in story.broker.queues() if "intake" in queue)
-        if not (waiting or tables.signals or tables.timers or tables.outbox):
+        if waiting or tables.signals or tables.timers or tables.outbox:
+            settled = -1
+        elif settled == len(tables.inbox):
+            # Nothing was on its way either since the last look.
             story.rested = story.clock.monotonic()
             return
+        else:
+            settled = len(tables.inbox)
 
 
 async def _ask(story: Story) -> None:

@@ -205,7 +205,9 @@ class Weather:
     async def _component(self) -> None:
         running = [name for name in self._components() if (await self.world.processes.state(name)).running]
         if running:
-            self.world.processes.crash(self.chance.choice(running))
+            name = self.chance.choice(running)
+            self.cast.died.append(name)
+            self.world.processes.crash(name)
 
     async def _stubborn(self) -> None:
         # Where the file says to go on without, nothing more would follow from it.

@@ -125,8 +125,8 @@ class Notification:
 class Effect:
     """What a step really did, written by the effect itself. `key`: the idempotency key it was given, if any.
 
-    `what` is `start` and `stop` for a process' life, else the command it performed. `token`: the fencing token that it
-    was given, if any.
+    `what` is `start` and `stop` for a process' life, `died` when it ended by itself, else the command it performed.
+    `token`: the fencing token that it was given, if any.
     """
 
     component: str

@@ -15,7 +15,7 @@ from tests import sizes
 from tests.faults import evidence as found
 from tests.faults.checker import Finding, check
 from tests.faults.checker.gate import operations_leave_once_and_in_order
-from tests.faults.evidence import Evidence, Notification
+from tests.faults.evidence import Effect, Evidence, Notification
 from tests.simulation.evidence import Witness
 
 FILES = 3
@@ -57,7 +57,9 @@ def all_judged(seeds: range, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def _from_outside(story: Story, witness: Witness) -> Iterator[Finding]:
     evidence = witness.evidence(story, story.ended_at)
-    evidence = replace(evidence, notifications=[_as_addressed(note) for note in evidence.notifications])
+    died = [Effect(name.split(".")[1], "died") for name in story.cast.died]
+    notes = [_as_addressed(note) for note in evidence.notifications]
+    evidence = replace(evidence, notifications=notes, effects=[*evidence.effects, *died])
     # Each system has a queue of operations of its own.
     yield from check(replace(evidence, operations=None))
     for each in story.plan.systems:

@@ -38,12 +38,15 @@ def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
             elif effect.what == "stop":
                 alive = None
         done = [s for s in evidence.steps if s.name == f"start:{component}" and s.status == "done"]
-        if starts < len(done):
-            yield Finding(Fault.MISSING_EFFECT, f"{component} was started {starts} times, recorded {len(done)} times")
+        # A start that finds its component at work names the process that runs already.
+        recorded = len({s.result.get("pid", s.key) for s in done})
+        if starts < recorded:
+            yield Finding(Fault.MISSING_EFFECT, f"{component} was started {starts} times, recorded {recorded} times")
         # How often it was started in what is lost, nobody can say any more.
-        # A further attempt starts what has ended again.
+        # A further attempt starts what has ended again, and so does an interrupted one what died by itself meanwhile.
         tries = sum(max(s.attempt, 1) for s in evidence.steps if s.name == f"start:{component}")
-        if starts > tries and not losses:
+        died = sum(e.component == component and e.what == "died" for e in evidence.effects)
+        if starts > tries + died and not losses:
             yield Finding(Fault.DOUBLED_EFFECT, f"{component} was started {starts} times, tried {tries} times")
 
 
