@@ -51,6 +51,11 @@ async def at(track: Track, rate: float, seconds: float) -> Latency:
     return Latency(rate, wave.count / found["told_in"], tuple(1000 * one for one in found["latencies"]))
 
 
+async def awake(track: Track) -> None:
+    """Waits until somebody answers: a new owner first compares its database with what was published lately."""
+    await at(track, IDLE_RATE, 0.0)
+
+
 async def of_naive(track: Track, files: Path, rate: float, seconds: float) -> Latency:
     """The same with the naive way, one event at a time, which ends with the last event."""
     child = await begin("naive")

@@ -109,6 +109,7 @@ class Run:
     async def _latencies(self, half: float) -> None:
         seconds = self._sizes.latency_seconds
         async with serving(Serve(self._warm.place, self._files)):
+            await latency.awake(self._warm)
             idle = await latency.at(self._warm, latency.IDLE_RATE, seconds)
             busy = await latency.at(self._warm, half, seconds)
         naive = await latency.of_naive(self._naive, self._files, latency.IDLE_RATE, seconds)
@@ -121,6 +122,7 @@ class Run:
         top = medians(self.samples)["transitions_full_queue"]
         points = []
         async with serving(Serve(self._warm.place, self._files)):
+            await latency.awake(self._warm)
             for load in self._sizes.loads:
                 found = await latency.at(self._warm, top * load, self._sizes.latency_seconds)
                 points.append(
