@@ -20,6 +20,8 @@ from service.simulation.virtual import Frozen
 
 LATENCY = 0.02
 """Seconds that a call takes at most, one way."""
+LATE = 0.35
+"""The share of ways that take time at all."""
 GIVES_UP = 3.0
 """Seconds after which a client gives up a server that says nothing, as the real adapters do."""
 NOTICED = 1.5
@@ -111,8 +113,8 @@ class Life(Frozen):
     async def _travels(self, server: str, cuts: int) -> None:
         """Raises Unavailable when the way was or is cut; when packets vanish, after the client gave up."""
         late = self._chance.random()
-        if late > 0.5:
-            await asyncio.sleep((late - 0.5) * 2 * LATENCY)
+        if late < LATE:
+            await asyncio.sleep(late / LATE * LATENCY)
         if self.dead:
             raise Unavailable("the world", "this replica has died")
         link = self.links[server]

@@ -41,7 +41,7 @@ class MemoryStore(WorkerSide, ReaderSide, LeftoversSide):
         self.tables = Tables()
         self.shards = shards
         self._clock = clock
-        self._bell = Bell(clock)
+        self._bell = Bell()
 
     @door
     async def acquire(self, shard: int, owner: str, lease: timedelta) -> Ownership | None:

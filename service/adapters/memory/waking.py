@@ -1,15 +1,13 @@
 """What NOTIFY is for the real store: whoever waits for something is woken, in virtual time as in real time."""
 
 import asyncio
-
-from service.ports import Clock
+import contextlib
 
 
 class Bell:
-    """Rings by name, kept until somebody waits for them; the timeout is measured by the clock it is given."""
+    """Rings by name, kept until somebody waits for them; the running loop measures the timeout."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._rung: dict[str, asyncio.Event] = {}
 
     def ring(self, name: str) -> None:
@@ -18,12 +16,7 @@ class Bell:
     async def wait(self, name: str, timeout: float) -> None:
         """Returns when `name` was rung since the last wait, or after `timeout` seconds."""
         rung = self._rung.setdefault(name, asyncio.Event())
-        if not rung.is_set():
-            both = (asyncio.ensure_future(rung.wait()), asyncio.ensure_future(self._clock.sleep(timeout)))
-            try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for one in both:
-                    one.cancel()
-                await asyncio.gather(*both, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await rung.wait()
         rung.clear()
