@@ -189,7 +189,12 @@ def _operations(story: Story) -> Iterator[str]:
 
 
 def _engine(story: Story) -> Iterator[str]:
-    """No fault of the world makes anything of Relight's own give way."""
+    """No fault of the world makes anything of Relight's own give way, or believe that its database has lost something:
+    in no story it has."""
+    rows = story.store.tables.log.values()
+    lost = [f"{row.instance} seq {row.seq}" for row in rows if row.event_type == "relight.database.lost"]
+    if lost or story.store.tables.epoch > 1:
+        yield f"loss: nothing was lost, and Relight says so at {lost}, in epoch {story.store.tables.epoch}"
     yield from (f"broke: {line}" for line in story.trace.broken)
 
 
