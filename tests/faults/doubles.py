@@ -10,8 +10,12 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
+
+LINGERS = 1.0
+"""Seconds that a command takes when a test wishes it: half of the shortest lease."""
 
 
 def note(what: str, key: str | None = None) -> bool:
@@ -22,7 +26,10 @@ def note(what: str, key: str | None = None) -> bool:
         file.seek(0)
         if key is not None and any(json.loads(line)["key"] == key for line in file):
             return False
-        file.write(json.dumps({"component": component, "what": what, "key": key, "pid": os.getpid()}) + "\n")
+        line = {"component": component, "what": what, "key": key, "pid": os.getpid()}
+        if "TOKEN" in os.environ:
+            line["token"] = int(os.environ["TOKEN"])
+        file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return True
@@ -54,6 +61,11 @@ def tell(command: str) -> None:
     """What a participant does when it is told: once for a key, and the same answer each time."""
     if not loaded().exists():
         sys.exit("not up yet")
+    if command in ("pause", "flush", "resume"):
+        if wished("lingers"):
+            time.sleep(LINGERS)
+        if wished("fails"):
+            sys.exit("not this time")
     answer: dict[str, object] = {"outcome": "done"}
     if command != "report":
         first = note(command, os.environ["RELIGHT_COMMAND_ID"])
@@ -68,6 +80,14 @@ def tell(command: str) -> None:
         answer["digest"] = loaded().read_text()
     answer["values"] = json.loads(memory().read_bytes())
     print(json.dumps(answer))
+
+
+def wished(what: str) -> bool:
+    """Whether a test has asked for this; once for each time that it asked."""
+    mark = memory().with_suffix(f".{what}")
+    found = mark.exists()
+    mark.unlink(missing_ok=True)
+    return found
 
 
 def memory() -> Path:

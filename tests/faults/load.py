@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from tests.faults.evidence import Notification, Verdict, notification
 SOURCE = "test/load"
 PATIENCE = 30.0
 """Seconds for a confirm; the broker is up, so one that takes longer is unknown for good."""
+FEW = 0.15
+"""Seconds between measurements of which only a few are sent."""
 QUIET = 1.5
 """Seconds without a message after which the status log has been read to its end."""
 
@@ -29,6 +32,9 @@ class Load:
         self._url, self._system, self._log = amqp_url, system, log
         self._user = urlsplit(amqp_url).username
         self.trouble: str | None = None
+        self.confirmed = 0
+        self.held = False
+        """Whether only a few measurements a second are sent for now."""
         self._connection: AbstractRobustConnection | None = None
         self._exchange: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -45,11 +51,15 @@ class Load:
         if self._connection is not None:
             await self._connection.close()
 
-    def begin(self, *, metrics: int, pause: float, restart_every: float) -> None:
-        """Publishes without end: measurements that cross the thresholds up and down, and wishes for a restart."""
+    def begin(self, *, metrics: int, pause: float, restart_every: float, slow: Sequence[str] = ()) -> None:
+        """Publishes without end: measurements that cross the thresholds up and down, and wishes for a restart.
+
+        Those of `slow` cross them every two seconds, in turn: long enough for an alert that waits for a duration.
+        """
         self._running = [
             asyncio.create_task(self._measure(metrics, pause)),
             asyncio.create_task(self._wish(restart_every)),
+            asyncio.create_task(self._measure_slowly(slow)),
         ]
 
     async def stop(self) -> None:
@@ -84,6 +94,7 @@ class Load:
             async with asyncio.timeout(PATIENCE):
                 await self._exchange.publish(message, f"{self._system}.{name}", mandatory=True)
             verdict = Verdict.CONFIRMED
+            self.confirmed += 1
         except aio_pika.exceptions.DeliveryError:
             verdict = Verdict.FAILED
         except Exception as error:  # noqa: BLE001  # whatever the client says of a broken connection: nobody can tell
@@ -112,7 +123,13 @@ class Load:
             metric, round_ = number % metrics, number // metrics
             value = (95.0, 10.0, 80.0, 20.0)[round_ % 4]
             self._send("metric.observed", {"metric": f"m{metric}", "value": value}, f"alert/{self._system}/m{metric}")
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause if not self.held else max(pause, FEW))
+
+    async def _measure_slowly(self, metrics: Sequence[str]) -> None:
+        for number in itertools.count() if metrics else ():
+            metric, value = metrics[number % len(metrics)], (95.0, 10.0)[number // len(metrics) % 2]
+            self._send("metric.observed", {"metric": metric, "value": value}, f"alert/{self._system}/{metric}")
+            await asyncio.sleep(2.0 / len(metrics))
 
     async def _wish(self, every: float) -> None:
         for number in itertools.count():
