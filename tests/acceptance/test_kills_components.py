@@ -16,7 +16,7 @@ from tests.acceptance.victims import Component, TradingDatabase, Victim
 from tests.faults.checker import check
 from tests.servers import Databases, reachable_directory, unique
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 
 PHASES = tuple(Phase)[1:]
 ON, BACK, EITHER, DEGRADED, HALTED, ADOPTED = Promise

@@ -22,7 +22,7 @@ from tests.receivers import Hook, Mail, hook, mail
 from tests.servers import private, reachable_directory, unique
 from tests.storages import s3_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 
 BUCKET = "relight-kills"
 

@@ -39,7 +39,7 @@ async def bench(home: Path, *options: str) -> asyncio.subprocess.Process:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(400)
 async def test_the_smallest_run_measures_and_proves_everything_and_leaves_nothing(tmp_path: Path) -> None:
     # The run itself fails unless each counted transition is in inbox, log and stream: see the two stories below.
@@ -66,7 +66,7 @@ async def test_the_smallest_run_measures_and_proves_everything_and_leaves_nothin
     assert not (tmp_path / "bench").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(120)
 async def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     process = await bench(tmp_path, "--tiny")

@@ -99,7 +99,7 @@ def test_signal_ends_a_wait_for_the_database_at_once(place: Path, number: signal
         time.sleep(0.02)
     time.sleep(0.2)
     process.send_signal(number)
-    assert process.wait(5) == 128 + number
+    assert process.wait(30) == 128 + number
 
 
 async def test_real_service_behind_it_serves_and_ends_on_term(postgres_url: str, amqp_url: str, tmp_path: Path) -> None:

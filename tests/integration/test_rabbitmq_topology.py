@@ -86,6 +86,7 @@ async def test_queues_and_exchanges_are_what_the_wire_contract_says(
         ("metrics.operator.acted", "relight.intake.control.0"),
         ("metrics.approval.given", "relight.intake.control.0"),
         ("metrics.approval.denied", "relight.intake.control.0"),
+        ("metrics.checklist.signed", "relight.intake.control.0"),
         ("metrics.metric.observed", "relight.intake.metrics.0"),
         ("metrics.operation.requested", "relight.intake.metrics.0"),
     }
