@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from tests import sizes
-from tests.simulation.seeds import CHUNK
+
 
 def test_sizes_are_those_that_were_promised_and_long_runs_are_ten_times_great_ones() -> None:
     promised = {"seeds": 5_000, "service_kills": 300, "rabbitmq_kills": 20, "postgres_kills": 40, "frozen_owners": 20}
