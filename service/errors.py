@@ -1,5 +1,6 @@
 """The errors of Relight, each saying what to do. Adapters translate their library's errors into these with `from`."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 
@@ -74,3 +75,12 @@ class Refrained(Permanent):
 
 class Unknown(StepError):
     """Nobody can tell whether the effect happened; a person has to look."""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of groups, in order; one that is no group is its own only leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

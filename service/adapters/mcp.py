@@ -6,11 +6,10 @@ groups, its own read timeout does not end a server that says nothing, and a clie
 
 import asyncio
 import importlib
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from service.errors import Permanent, Retry
+from service.errors import Permanent, Retry, leaves
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,7 +32,7 @@ class McpServers:
         except TimeoutError as error:
             raise Retry(f"it did not answer within {timeout.total_seconds():g} s") from error
         except Exception as error:  # the SDK has no common base, and wraps whatever happens in groups
-            why = "; ".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in _leaves(error)))
+            why = "; ".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in leaves(error)))
             said = f" (HTTP {statuses[-1]})" if statuses else ""
             if statuses and statuses[-1] in TOKEN_REFUSED:
                 raise Permanent(f"it refused {'the token' if token else 'us without a token'}{said}: {why}") from error
@@ -69,11 +68,3 @@ async def _ask(url: str, token: str | None, statuses: list[int]) -> tuple[str, .
             if cursor is None:
                 break
     return tuple(sorted(names))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -5,7 +5,6 @@ Exit status: 0 done, 1 failed or refused, 2 wrong usage.
 
 import os
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from service.cli.adopt_command import adopt
+from service.cli.bench_command import bench
 from service.cli.dead_commands import dead
 from service.cli.options import Json, SystemName, Systems, start
 from service.cli.simulate_command import simulate
@@ -57,29 +57,10 @@ def run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RelightError, ExceptionGroup) as error:
-        return _report(error)
+        from service.cli.problems import problems
+
+        return problems(error)
     return 0
-
-
-def _report(error: Exception) -> int:
-    """Says each Relight error of a (nested) group once. Anything else is a defect and keeps its traceback."""
-    from service.cli.console import Screen
-
-    screen = Screen()
-    found = list(dict.fromkeys(str(leaf) for leaf in _leaves(error) if isinstance(leaf, RelightError)))
-    if not found or any(not isinstance(leaf, RelightError) for leaf in _leaves(error)):
-        raise error
-    for text in found:
-        screen.problem(text)
-    return 1
-
-
-def _leaves(error: Exception) -> Iterator[Exception]:
-    if isinstance(error, ExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 @app.command()
@@ -384,29 +365,7 @@ def diagram(
     raise typer.Exit(perform(screen, machine, svg=svg))
 
 
-@app.command()
-def bench(
-    as_json: Json = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Two minutes, one repetition: a first look.")] = False,
-    long: Annotated[bool, typer.Option("--long", help="With 1,000,000 instances and 10,000,000 log rows.")] = False,
-    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
-    write: Annotated[
-        bool, typer.Option("--write", help="Put the figures into README.md, docs/performance.md and its picture.")
-    ] = False,
-) -> None:
-    """Measure how fast Relight is here, against pgbench and against a naive service, on private servers of its own.
-
-    Takes about ten minutes on an idle machine; leaves nothing running and nothing on disk. Progress on standard error.
-    """
-    from service.cli.bench import bench as perform
-
-    if quick + long + tiny > 1:
-        raise typer.BadParameter("--quick and --long exclude each other")
-    settings, screen = start()
-    size = "quick" if quick else "long" if long else "tiny" if tiny else "normal"
-    raise typer.Exit(perform(settings, screen, size, as_json, write))
-
-
+app.command()(bench)
 app.command()(adopt)
 app.command()(simulate)
 app.add_typer(dead, name="dead")
