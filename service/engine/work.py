@@ -148,8 +148,10 @@ class Work:
         """Cancels the steps of a state entry that is over and drops its timers."""
         instance = live.snapshot.instance
         self._leave.append((instance, entry))
-        for key in [key for key in self._changes if key.instance == instance]:
-            del self._changes[key]
+        for key, change in list(self._changes.items()):
+            # What ended a step by now stays told of it: it was waived, not cancelled.
+            if key.instance == instance and change.status not in ENDED:
+                del self._changes[key]
         for key, row in self._new_steps.items():
             if key.instance == instance and row.status not in ENDED:
                 self._new_steps[key] = replace(row, status=StepStatus.CANCELLED)

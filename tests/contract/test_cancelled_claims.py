@@ -65,6 +65,21 @@ async def test_what_follows_a_step_waived_while_it_runs_waits_too(kept: Kept) ->
     assert await names(kept) == ["flush"]
 
 
+async def test_step_whose_waiver_ends_its_state_was_waived_and_holds_back_what_follows_as_well(kept: Kept) -> None:
+    owner, running = await at_work(kept)
+    waived = StepChange(running.key, StepStatus.WAIVED)
+    new = (step("resume", entry=2),)
+    await kept.store.commit(owner.moved(2, step_changes=(waived,), leave=((LIFECYCLE, 1),), steps_new=new))
+    assert {row.key.name: row.status for row in await kept.store.steps(LIFECYCLE, first_entry=1)} == {
+        "pause": StepStatus.WAIVED,
+        "flush": StepStatus.CANCELLED,
+        "resume": StepStatus.READY,
+    }
+    assert await names(kept) == []
+    await kept.store.let_go(running)
+    assert await names(kept) == ["resume"]
+
+
 async def test_other_instances_and_steps_that_nobody_performed_hold_nothing_back(kept: Kept) -> None:
     owner, running = await at_work(kept)
     other = step("call", key=StepKey(ALERT, 1, "call"))

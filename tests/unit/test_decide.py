@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from machines.model import Event, InstanceId, StepStatus
+from machines.model import SETTLED, Event, InstanceId, StepStatus
 from machines.registry import MACHINES
 from schemas.base import Closed
 from schemas.envelope import CloudEvent
@@ -314,6 +314,26 @@ def test_a_person_waives_a_step_that_nobody_can_tell_about() -> None:
     assert desk.live.steps["pause:reporter"].status is StepStatus.WAIVED
     assert desk.ready() == ["pause:calculator"]
     assert desk.live.snapshot.data["waivers"]["pause:reporter"]["by"] == "ana"
+
+
+def test_step_whose_waiver_ends_its_state_is_stored_as_waived() -> None:
+    desk = Desk()
+    desk.to_preserving()
+    desk.finish_state(SEALED)
+    desk.finish_state()
+    assert desk.state == "starting_up.initializing"
+    while len([row for row in desk.live.steps.values() if row.status not in SETTLED]) > 1:
+        desk.report(desk.ready()[0], StepStatus.DONE)
+    [last] = desk.ready()
+    entry = desk.live.snapshot.entry
+    rows = tuple(replace(r, status=StepStatus.RUNNING) if n == last else r for n, r in desk.live.steps.items())
+    stored = Prepared({}, {LIFECYCLE: Loaded(desk.live.snapshot, rows)})
+    desk.work = Work(stored, desk.definitions, epoch=1, now=desk.work.now)
+    assert desk.tell("operator.acted", waiver(last)) is Outcome.APPLIED
+    assert (desk.state, desk.live.snapshot.entry) == ("starting_up.verifying", entry + 1)
+    batch = desk.work.batch(0, Token(1), ())
+    assert batch.leave == ((LIFECYCLE, entry),)
+    assert [(change.key.name, change.status) for change in batch.step_changes] == [(last, StepStatus.WAIVED)]
 
 
 def test_state_whose_time_is_over_names_what_nobody_took_up() -> None:

@@ -148,11 +148,11 @@ class Tables:
             self.instances[write.snapshot.instance] = write.snapshot
         for entry in batch.log:
             self.log[entry.instance, entry.seq] = entry
-        taken = [self._leave(instance, number) for instance, number in batch.leave]
+        # As in SQL, changes first: a step that is waived and thereby ends its state was waived, not cancelled.
+        taken = [self._change(change) for change in batch.step_changes]
+        taken += [self._leave(instance, number) for instance, number in batch.leave]
         self.steps.update({row.key: row for row in batch.steps_new})
         woken = any(taken) or any(row.status is StepStatus.READY for row in batch.steps_new)
-        for change in batch.step_changes:
-            woken = self._change(change) or woken
         for timer in batch.timers_fired:
             if self.timers.get((timer.instance, timer.kind)) == (batch.shard, timer):
                 del self.timers[timer.instance, timer.kind]

@@ -428,6 +428,16 @@ DECLARE
     one record;
     woken boolean := false;
 BEGIN
+    IF rest ? 'step_changes' THEN
+        -- First: a step that is waived and thereby ends its state was waived, not cancelled. One by one and in order: two
+        -- changes of one step both count.
+        FOR one IN SELECT * FROM jsonb_to_recordset(rest -> 'step_changes') AS r(
+                instance text, entry bigint, name text, status text, only_from text[], ready_at timestamptz,
+                answer text, attempt int, error text) LOOP
+            woken := relight.change_step(one.instance, one.entry, one.name, one.status, one.only_from, one.ready_at,
+                one.answer, one.attempt, one.error) OR woken;
+        END LOOP;
+    END IF;
     IF rest ? 'leave' THEN
         FOR one IN SELECT * FROM jsonb_to_recordset(rest -> 'leave') AS r(instance text, entry bigint) LOOP
             -- The claim of a running one stays on it until its worker has let go, or its lease has ended.
@@ -448,15 +458,6 @@ BEGIN
                 status text, state text, config_hash text, attempt int, ready_at timestamptz, token bigint,
                 worker text, lease_until timestamptz, answer text, result text, error text);
         woken := woken OR jsonb_path_exists(rest -> 'steps_new', '$[*] ? (@.status == "ready")');
-    END IF;
-    IF rest ? 'step_changes' THEN
-        -- One by one and in order: two changes of one step both count.
-        FOR one IN SELECT * FROM jsonb_to_recordset(rest -> 'step_changes') AS r(
-                instance text, entry bigint, name text, status text, only_from text[], ready_at timestamptz,
-                answer text, attempt int, error text) LOOP
-            woken := relight.change_step(one.instance, one.entry, one.name, one.status, one.only_from, one.ready_at,
-                one.answer, one.attempt, one.error) OR woken;
-        END LOOP;
     END IF;
     IF rest ? 'timers_fired' THEN
         DELETE FROM relight.timers t
