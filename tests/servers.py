@@ -1,6 +1,6 @@
 """Real servers for tests: private ones that are started once a session, or those that two variables name.
 
-Fixtures are in conftest.py; what they return is described here.
+Fixtures for everybody are in conftest.py; what they return is described here.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
+import pytest
 
 from service.embedded import PostgresServer, RabbitServer
 from service.embedded.management import Management
@@ -163,6 +164,18 @@ def private(kind: type[S]) -> Iterator[S]:
         finally:
             with undisturbed():
                 wait_for(server.destroy())
+
+
+def own(kind: type[S]) -> Any:
+    """A fixture: a private server of one file's own, for stories that kill or stop it."""
+
+    @pytest.fixture(scope="module")
+    def server() -> Iterator[S]:
+        """This file's own server; a story that stops it starts it again."""
+        with private(kind) as started:
+            yield started
+
+    return server
 
 
 def given(variable: str) -> str | None:

@@ -4,7 +4,7 @@ PostgreSQL, RabbitMQ, S3, an MCP server, the mail server. One system lives throu
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.acceptance.killing import Phase, Promise, Stage
 from tests.acceptance.victims import Program, Relight, Server
 from tests.faults.checker import check
 from tests.receivers import Hook, Mail, hook, mail
-from tests.servers import private, reachable_directory, unique
+from tests.servers import own, reachable_directory, unique
 from tests.storages import s3_server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
@@ -79,16 +79,7 @@ class Town(House):
         return {f"s3://{BUCKET}/{key}": hashlib.sha256(body).hexdigest() for key, body in content.items()}
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with private(PostgresServer) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitServer]:
-    with private(RabbitServer) as server:
-        yield server
+postgres, rabbit = own(PostgresServer), own(RabbitServer)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -16,7 +16,7 @@ from tests.faults.harness import SYSTEM
 from tests.faults.night import night
 from tests.faults.strikes import Kind, Strikes
 from tests.figures import Noting
-from tests.servers import private
+from tests.servers import own
 from tests.serving import Serving
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
@@ -36,16 +36,7 @@ def plan(size: sizes.Sizes, seed: int) -> list[Kind]:
 PLAN = plan(sizes.now(), kills.SEED)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with private(PostgresServer) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitServer]:
-    with private(RabbitServer) as server:
-        yield server
+postgres, rabbit = own(PostgresServer), own(RabbitServer)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

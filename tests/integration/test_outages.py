@@ -8,7 +8,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from service.embedded import PostgresServer, RabbitServer
 from tests.faults.checker import check
 from tests.faults.harness import SYSTEM, Stage
 from tests.faults.load import SOURCE
-from tests.servers import private, unique
+from tests.servers import own, unique
 
 one_loop = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,16 +33,7 @@ TELLING = 3
 """How often one kind of line may stand in the log for one outage: once for each connection and a shard."""
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with private(PostgresServer) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitServer]:
-    with private(RabbitServer) as server:
-        yield server
+postgres, rabbit = own(PostgresServer), own(RabbitServer)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
