@@ -5,32 +5,21 @@ Rows are frozen dataclasses; adapters turn them into their library's shape and b
 
 from service.ports.actions import SILENT, Action, Done, StepContext, Waiting
 from service.ports.broker import Broker, Delivery, Lanes, Publisher, Sent, StatusReader
+from service.ports.gates import GateChange, GateRow, GateView, HeldRow
+from service.ports.leftovers import DeadLetter, DeadRow, Settled, Settlement, UndeliveredRow
+from service.ports.owning import Batch, Loaded, Loss, Ownership, Prepared, Publication
 from service.ports.rows import (
     EPOCH_BITS,
     GATE_TIMER,
     MAX_ID,
-    Batch,
-    DeadLetter,
-    DeadRow,
     EventKey,
-    GateChange,
-    GateRow,
-    GateView,
-    HeldRow,
     InboxRow,
     InstanceView,
-    Loaded,
     LogRow,
-    Loss,
     NewSignal,
     Observation,
     OutboxRow,
     OutMessage,
-    Ownership,
-    Prepared,
-    Publication,
-    Settled,
-    Settlement,
     Signal,
     SnapshotWrite,
     StepChange,
@@ -38,7 +27,6 @@ from service.ports.rows import (
     StepRow,
     TimerRow,
     Token,
-    UndeliveredRow,
     epoch_of,
     short_id,
 )

@@ -1,10 +1,9 @@
-"""The rows of Relight's own tables, and the one batch that writes them: frozen data, no behaviour but their names."""
+"""The rows of events, instances, steps, timers and the outbox: frozen data, no behaviour but their names."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from typing import NewType
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
@@ -195,116 +194,6 @@ class OutboxRow:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldRow:
-    """An operation that a gate holds, and the message by which it will be released, unless it expires before.
-
-    `id` grows in the order in which a system's operations were taken in (0: not stored yet). `user` as the broker
-    verified it.
-    """
-
-    system: str
-    event: EventKey
-    user: str | None
-    local: bool
-    message: OutMessage
-    held_at: datetime
-    expires_at: datetime
-    id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GateRow:
-    """What a batch must know of one gate. `waiting`: held and not expired; `expiring`: when the first of them expires.
-
-    `held`: how many it has held since it last released. `overdue`: the first of those that have expired and were not
-    told of yet; `more`: there are others.
-    """
-
-    system: str
-    waiting: int = 0
-    held: int = 0
-    expiring: datetime | None = None
-    overdue: tuple[HeldRow, ...] = ()
-    more: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GateChange:
-    """What a batch does to one gate, in this order: rows that `expired` go (the inbox then says that `instance` refused
-    them), all others that are stored go to the outbox before the batch's own messages (`released`), and `new` ones are
-    stored. `held` is the new count."""
-
-    system: str
-    instance: InstanceId
-    held: int
-    expired: tuple[HeldRow, ...] = ()
-    released: bool = False
-    new: tuple[HeldRow, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class GateView:
-    """A gate that holds something, for people. `since`: when the oldest was taken in; `expiring`: of the first one."""
-
-    system: str
-    waiting: int
-    since: datetime
-    expiring: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Something that could not be taken in, with why. `body` is byte for byte what arrived."""
-
-    queue: str
-    routing_key: str
-    reasons: tuple[str, ...]
-    body: bytes
-    source: str | None
-    event_id: str | None
-    user: str | None
-    attempts: int
-    at: datetime
-
-
-class Settled(StrEnum):
-    """What a person did about a dead letter or an undelivered notification."""
-
-    REPLAYED = "replayed"
-    DROPPED = "dropped"
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What was done, by whom (`ana (local)`), why, and when."""
-
-    how: Settled
-    by: str
-    why: str
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class DeadRow:
-    """A dead letter as stored; `settled` once a person has done something about it."""
-
-    id: int
-    letter: DeadLetter
-    settled: Settlement | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UndeliveredRow:
-    """A notification that the status exchange refused; only the status log has it."""
-
-    id: int
-    message: OutMessage
-    why: str
-    at: datetime
-    settled: Settlement | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Observation:
     """One more in a window: `count` of `metric` of a system in the minute `minute` (UTC, seconds cut)."""
 
@@ -312,99 +201,6 @@ class Observation:
     minute: datetime
     count: int
     total: float
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Everything one micro-batch writes, in one transaction that first checks the owner's token.
-
-    `sent` are outbox rows that the broker confirmed: they are deleted. Snapshots replace, steps_new insert, `leave`
-    cancels every step of these state entries that has not ended and deletes their timers (applied before `steps_new`,
-    `step_changes` and `timers`).
-    """
-
-    shard: int
-    token: Token
-    at: datetime
-    inbox: tuple[InboxRow, ...] = ()
-    log: tuple[LogRow, ...] = ()
-    snapshots: tuple[SnapshotWrite, ...] = ()
-    leave: tuple[tuple[InstanceId, int], ...] = ()
-    steps_new: tuple[StepRow, ...] = ()
-    step_changes: tuple[StepChange, ...] = ()
-    timers: tuple[TimerRow, ...] = ()
-    timers_fired: tuple[TimerRow, ...] = ()
-    signals_done: tuple[int, ...] = ()
-    outbox: tuple[OutMessage, ...] = ()
-    sent: tuple[int, ...] = ()
-    dead: tuple[DeadLetter, ...] = ()
-    observations: tuple[Observation, ...] = ()
-    gates: tuple[GateChange, ...] = ()
-
-    @property
-    def releases(self) -> bool:
-        """Rows go to the outbox that are not among this batch's own: it has to be read."""
-        return any(gate.released for gate in self.gates)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An instance as the store has it: snapshot None when it is new; the steps of its current state entry."""
-
-    snapshot: Snapshot | None
-    steps: tuple[StepRow, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What intake must know before it decides: which events have outcomes already, and the instances they mean."""
-
-    known: Mapping[EventKey, InboxRow]
-    instances: Mapping[InstanceId, Loaded]
-    live_runs: Mapping[str, Mapping[InstanceId, str]] = field(default_factory=dict)
-    """By system: the instances under way (they have a dwell or a deadline) and their states."""
-    gates: Mapping[str, GateRow] = field(default_factory=dict)
-    """By system, of those that were asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """A shard's lease. `lasts` is measured from before the request was sent, by the owner's own monotonic clock.
-
-    `compared_until`: up to this moment of the database's clock the shard's log was known to hold all that was published
-    (None: never looked at). `compared`: every owner has looked before it decided, so that what is missing is the end.
-    """
-
-    shard: int
-    token: Token
-    lasts: timedelta
-    compared_until: datetime | None = None
-    compared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A log row as a notification told of it. `entry`: the state entry after it, 0 where none is told (refusals)."""
-
-    system: str
-    instance: InstanceId
-    epoch: int
-    seq: int
-    at: datetime
-    event: EventKey
-    event_type: str
-    state: str
-    entry: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What one system's log has lost: in words for people, to be kept; nothing of it (`said` None) for another one of
-    the shard. `signal` is the event that tells its machines."""
-
-    system: str
-    said: str | None
-    signal: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,28 +6,10 @@ from typing import Protocol
 
 from machines.model import InstanceId, StepStatus
 from schemas.base import Json
-from service.ports.rows import (
-    Batch,
-    DeadLetter,
-    DeadRow,
-    EventKey,
-    GateView,
-    InstanceView,
-    Loaded,
-    LogRow,
-    Loss,
-    NewSignal,
-    OutboxRow,
-    Ownership,
-    Prepared,
-    Publication,
-    Settled,
-    Signal,
-    StepRow,
-    TimerRow,
-    Token,
-    UndeliveredRow,
-)
+from service.ports.gates import GateView
+from service.ports.leftovers import DeadLetter, DeadRow, Settled, UndeliveredRow
+from service.ports.owning import Batch, Loaded, Loss, Ownership, Prepared, Publication
+from service.ports.rows import EventKey, InstanceView, LogRow, NewSignal, OutboxRow, Signal, StepRow, TimerRow, Token
 
 
 class Store(Protocol):
