@@ -39,14 +39,13 @@ from schemas.events import (
 )
 from service.engine import chains, gate, notices
 from service.engine.noting import note
-from service.engine.places import place_of
 from service.engine.records import merged
 from service.engine.rounds import AGAIN, plan_next
 from service.engine.signing import sign
 from service.engine.waiver_ends import ENDS, end, set_ends
 from service.engine.waiving import first_status, no_waiver, none_such, waiver_of, with_waiver
 from service.engine.work import Live, Work
-from service.ports import GATE_TIMER, SILENT, StepChange, StepKey, StepRow
+from service.ports import GATE_TIMER, SILENT, StepChange, StepRow
 
 OPEN = frozenset(StepStatus) - ENDED
 """Steps that somebody may still work on."""
@@ -150,22 +149,7 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
     waived = {step.name: why for step in planned if (why := waiver_of(after, step.name, work.now)) is not None}
     open_ = [step.position for step in planned if step.name not in waived]
     first = min(open_, default=0)
-    work.plan(
-        live,
-        [
-            StepRow(
-                key=StepKey(after.instance, after.entry, step.name),
-                system=after.system,
-                place=place_of(step, live.system),
-                planned=step,
-                status=first_status(step, first, waived),
-                state=after.state,
-                config_hash=after.config_hash,
-                ready_at=work.now if step.position == first and step.name not in waived else None,
-            )
-            for step in planned
-        ],
-    )
+    work.add(live, (live.row(one, first_status(one, first, waived), work.now) for one in planned))
     for name, why in waived.items():
         _say_step(work, live, live.steps[name], "waived", why)
     if after.dwell_until is not None:

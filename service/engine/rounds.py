@@ -2,9 +2,8 @@
 
 from machines.model import SETTLED, StepStatus
 from machines.plan import plan_round, repeats
-from service.engine.places import place_of
 from service.engine.work import Live, Work
-from service.ports import StepKey, StepRow
+from service.ports import StepRow
 
 AGAIN = "again:"
 """Timers of this kind name the step of the table whose next round is due."""
@@ -30,22 +29,7 @@ def plan_next(work: Work, live: Live, name: str) -> None:
         position = min(left, default=0)
         told = {"planned_at": work.now.isoformat(), "entered_at": after.entered_at.isoformat()}
         planned = plan_round(step, live.system, number, position, told)
-        work.add(
-            live,
-            [
-                StepRow(
-                    key=StepKey(after.instance, after.entry, one.name),
-                    system=after.system,
-                    place=place_of(one, live.system),
-                    planned=one,
-                    status=StepStatus.READY,
-                    state=after.state,
-                    config_hash=after.config_hash,
-                    ready_at=work.now,
-                )
-                for one in planned
-            ],
-        )
+        work.add(live, (live.row(one, StepStatus.READY, work.now) for one in planned))
 
 
 def _given_up(row: StepRow) -> bool:

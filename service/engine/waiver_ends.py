@@ -12,10 +12,8 @@ from machines.plan import plan_round
 from schemas.base import Json
 from service.engine import notices
 from service.engine.noting import note
-from service.engine.places import place_of
 from service.engine.waiving import WAIVERS
 from service.engine.work import Live, Work
-from service.ports import StepKey, StepRow
 
 ENDS = "waiver:"
 """Timers of this kind name the step whose waiver ends then."""
@@ -63,23 +61,9 @@ def _over(work: Work, live: Live, step: str) -> tuple[str, Mapping[str, Json]] |
 
 def _call_people(work: Work, live: Live, step: str) -> None:
     """The state's own way of calling people once more, this time about the waiver of `step`."""
-    after = live.snapshot
-    state = live.chart.machine.state(after.state)
+    state = live.chart.machine.state(live.snapshot.state)
     number = 1 + sum("waiver" in row.planned.arguments for row in live.steps.values())
     about: dict[str, Json] = {"occasion": "waiver_ended", "waiver": step}
     tellers = [one for one in state.steps if one.action == TELLS]
     planned = [one for teller in tellers for one in plan_round(teller, live.system, number, 0, about)]
-    rows = [
-        StepRow(
-            key=StepKey(after.instance, after.entry, one.name),
-            system=after.system,
-            place=place_of(one, live.system),
-            planned=one,
-            status=StepStatus.READY,
-            state=after.state,
-            config_hash=after.config_hash,
-            ready_at=work.now,
-        )
-        for one in planned
-    ]
-    work.add(live, rows)
+    work.add(live, (live.row(one, StepStatus.READY, work.now) for one in planned))

@@ -9,10 +9,11 @@ from datetime import datetime
 
 from machines.acts import ways_out
 from machines.chart import Chart
-from machines.model import ENDED, Event, InstanceId, Snapshot, StepFact, StepStatus
+from machines.model import ENDED, Event, InstanceId, PlannedStep, Snapshot, StepFact, StepStatus
 from schemas.system import System
 from service.engine.definitions import Definitions
 from service.engine.held import Held
+from service.engine.places import place_of
 from service.engine.records import log_row
 from service.errors import Misconfigured
 from service.ports import (
@@ -54,6 +55,20 @@ class Live:
         steps = {row.key.name: row.status} if row is not None else {}
         ways = ways_out(self.chart.machine, self.snapshot.state, steps, self.snapshot.data)
         return tuple(way.command(self.snapshot.instance) for way in ways)
+
+    def row(self, step: PlannedStep, status: StepStatus, now: datetime) -> StepRow:
+        """A step of the current entry as it is stored first; one that is ready may be claimed from `now` on."""
+        here = self.snapshot
+        return StepRow(
+            key=StepKey(here.instance, here.entry, step.name),
+            system=here.system,
+            place=place_of(step, self.system),
+            planned=step,
+            status=status,
+            state=here.state,
+            config_hash=here.config_hash,
+            ready_at=now if status is StepStatus.READY else None,
+        )
 
     def facts(self) -> tuple[StepFact, ...]:
         """The steps as guards see them, in the order of their positions."""
@@ -159,13 +174,9 @@ class Work:
             del self._timers[timer]
         live.steps = {}
 
-    def plan(self, live: Live, rows: Sequence[StepRow]) -> None:
-        """Adds the steps of a new state entry."""
-        live.steps = {row.key.name: row for row in rows}
-        self._new_steps.update({row.key: row for row in rows})
-
-    def add(self, live: Live, rows: Sequence[StepRow]) -> None:
-        """Adds steps to the state entry that is under way."""
+    def add(self, live: Live, rows: Iterable[StepRow]) -> None:
+        """Adds steps to the state entry that is under way, or that has just begun."""
+        rows = tuple(rows)
         live.steps.update({row.key.name: row for row in rows})
         self._new_steps.update({row.key: row for row in rows})
 
