@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 import urllib.error
@@ -21,6 +22,8 @@ LEASE = "2s"
 """The shortest that the settings allow: a take-over after a kill waits for it."""
 DEATH = 30.0
 """Seconds in which an armed process must reach its place and die."""
+COMMAND_WITHIN = 90.0
+"""Seconds for a short command: it waits for an answer itself, and the machine is busy."""
 RESTING = ("operational", "degraded", "halted", "halted.database_lost")
 
 
@@ -70,6 +73,13 @@ class Serving:
                 sys.executable, *self.program, "serve", *self.options, *systems,
                 cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+
+    def command(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """A short command of Relight's, beside serve and with the same settings; `more` are variables."""
+        return subprocess.run(
+            [sys.executable, "-m", "service.cli", *words], cwd=ROOT, env=self.environment(**more),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=COMMAND_WITHIN,
+        )  # fmt: skip
 
     async def died(self, within: float = DEATH) -> int:
         """The exit status of the process (negative: the signal). Raises AssertionError when it goes on living."""

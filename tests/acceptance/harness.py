@@ -120,13 +120,6 @@ class House(Serving):
         """Publishes an event as this user, confirmed by the broker; its id."""
         return await self.people[user].publish(name, dict(data), INSTANCE)
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A short command of Relight's, beside the serve."""
-        return subprocess.run(
-            [sys.executable, "-m", "service.cli", *words],
-            cwd=ROOT, env=self.environment(), capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-
     async def end(self) -> None:
         """Ends everything that was started, also what is stopped or deaf; then the example's own data."""
         for person in self.people.values():

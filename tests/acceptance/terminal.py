@@ -6,10 +6,8 @@ import asyncio
 import getpass
 import re
 import shlex
-import subprocess
-import sys
 
-from tests.serving import ROOT, Serving
+from tests.serving import Serving
 
 ME = f"{getpass.getuser()} (local)"
 """How Relight names whoever runs these tests."""
@@ -19,10 +17,7 @@ WHY = "I looked at it"
 
 async def relight(serving: Serving, *words: str, status: int | None = 0) -> str:
     """What a command said, both streams; AssertionError when its exit status was another. None: any."""
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "service.cli", *words],
-        cwd=ROOT, env=serving.environment(), capture_output=True, text=True, check=False, timeout=90,
-    )  # fmt: skip
+    done = await asyncio.to_thread(serving.command, *words)
     assert status is None or done.returncode == status, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 

@@ -5,7 +5,6 @@ The example was started by a `serve` that has ended since. What is judged is rea
 
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -18,7 +17,7 @@ from service.embedded import RabbitServer
 from tests.acceptance.harness import COMPONENTS, INSTANCE, SYSTEM, House
 from tests.faults.load import Load
 from tests.servers import Databases, Vhosts, reachable_directory, unique
-from tests.serving import ROOT, Serving
+from tests.serving import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -35,10 +34,7 @@ class Observed:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A short command of the observing Relight's."""
-        return subprocess.run(
-            [sys.executable, "-m", "service.cli", *words],
-            cwd=ROOT, env=self.relight.environment(), capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        return self.relight.command(*words)
 
     def outlook(self, step: str) -> tuple[str, str]:
         """(outlook, words) of a step on the newest page; empty before there is one."""

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -117,10 +116,8 @@ async def serving(postgres_url: str, amqp_url: str, rabbit_server: RabbitServer)
 
 
 async def _down(serving: Serving, users: Path) -> None:
-    environment = serving.environment(RELIGHT_USERS=str(users))
-    command = (sys.executable, "-m", "service.cli", "down", "desk")
-    ending = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment)
-    assert await asyncio.wait_for(ending.wait(), WITHIN) == 0
+    ended = await asyncio.to_thread(serving.command, "down", "desk", RELIGHT_USERS=str(users))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 async def test_programs_of_the_page_take_part_in_a_real_restart(serving: Serving, postgres_url: str) -> None:

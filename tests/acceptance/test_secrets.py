@@ -38,7 +38,6 @@ from tests.faults.load import status_log
 from tests.mcp_process import McpProcess, mcp_server
 from tests.receivers import Hook, Mail, hook, mail
 from tests.servers import Databases, reachable_directory, unique
-from tests.serving import ROOT
 from tests.storages import BUCKET, bucket, s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
@@ -428,10 +427,7 @@ def _printed(cage: Cage) -> dict[str, str]:
 
     def call(one: tuple[tuple[str, ...], dict[str, str]]) -> tuple[str, str]:
         words, more = one
-        done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *words],
-            cwd=ROOT, env={**cage.environment(), **more}, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        done = cage.command(*words, **more)
         assert "Traceback" not in done.stderr, done.stderr
         return f"{' '.join(words)} {list(more)} {len(str(more))}", f"{done.stdout}\n{done.stderr}"
 

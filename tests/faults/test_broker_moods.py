@@ -6,7 +6,6 @@ The broker is the session's; each story leaves it as it was.
 import asyncio
 import json
 import random
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -24,7 +23,6 @@ from tests.faults.harness import METRICS, SYSTEM
 from tests.faults.load import SOURCE, Load
 from tests.faults.scene import BACK, LIFECYCLE, Scene, scene
 from tests.servers import Databases
-from tests.serving import ROOT
 
 one_loop = pytest.mark.asyncio(loop_scope="module")
 
@@ -220,13 +218,8 @@ async def duplicates(stage: Scene, least: float) -> bool:
 
 async def asked_for_on_the_command_line(stage: Scene) -> None:
     """A restart, through the database: a broker under alarm takes no events either."""
-    asking = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service.cli", "restart", SYSTEM, "--reason", "under an alarm",
-        cwd=ROOT, env=stage.environment(), stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    said, _ = await asyncio.wait_for(asking.communicate(), BACK)
-    assert asking.returncode == 0, said.decode()
+    asked = await asyncio.to_thread(stage.command, "restart", SYSTEM, "--reason", "under an alarm")
+    assert asked.returncode == 0, asked.stdout + asked.stderr
 
 
 async def restarts(stage: Scene) -> int:

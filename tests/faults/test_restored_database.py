@@ -6,7 +6,6 @@ The real `serve`, real servers, and a real pg_dump of Relight's own tables.
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from service.embedded.programs import postgres_programs
 from tests.faults.checker import check
 from tests.faults.harness import SYSTEM, Stage
 from tests.faults.load import status_log
-from tests.serving import ROOT
 
 LIFECYCLE = f"lifecycle/{SYSTEM}"
 LOST = "halted.database_lost"
@@ -80,19 +78,10 @@ class House:
         return found
 
     async def act(self, what: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.cli", "act", LIFECYCLE, what, "--reason", "looked at it"]
-        environment = self.stage.environment()
-        return await asyncio.to_thread(
-            subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
+        return await asyncio.to_thread(self.stage.command, "act", LIFECYCLE, what, "--reason", "looked at it")
 
     async def status(self) -> str:
-        command = [sys.executable, "-m", "service.cli", "status"]
-        environment = {**self.stage.environment(), "COLUMNS": "300"}
-        done = await asyncio.to_thread(
-            subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        return done.stdout
+        return (await asyncio.to_thread(self.stage.command, "status", COLUMNS="300")).stdout
 
     async def lost(self) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(
