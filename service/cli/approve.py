@@ -1,9 +1,6 @@
 """`relight approve`: a person's answer to what waits for approval, through the local door, once they saw the plan."""
 
 import asyncio
-import getpass
-import json
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +9,14 @@ from machines.evidence import record
 from machines.model import Asks, InstanceId, Snapshot
 from machines.plan import route
 from machines.registry import VERSIONS
-from schemas.envelope import Rejected, read
 from schemas.system import System
 from service.cli.console import Screen
-from service.cli.outcome import TAKEN_IN_WITHIN, outcome
+from service.cli.local_door import put, request, standing, taken_in
 from service.cli.plan import show
-from service.cli.publish import compose
 from service.cli.render import Tone
 from service.cli.restart import local_zone
 from service.cli.words import clock
-from service.clock import SystemClock
 from service.errors import RelightError
-from service.ports import NewSignal
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,27 +53,15 @@ async def _approve(
             if plan is None:
                 screen.say("not answered; it still waits", Tone.WAIT)
                 return 1
-        event = compose(
-            "approval.denied" if deny else "approval.given",
-            asked.snapshot.system,
-            {"instance": instance, "plan": plan, "reason": reason},
-            str(uuid.uuid4()),
-        )
-        body = json.dumps(event)
-        found = read(body.encode())
-        if isinstance(found, Rejected):
-            raise RelightError("not answered, for Relight would refuse it:\n  " + "\n  ".join(found.reasons))
-        await opened.signal([NewSignal(asked.snapshot.system, body, user=getpass.getuser(), local=True)])
-        said = await outcome(opened, SystemClock(), instance, asked.snapshot.seq, event["id"])
-    if said is None:
-        raise RelightError(
-            f"the answer was stored, but nobody took it in within {TAKEN_IN_WITHIN.seconds} s: no `relight serve` "
-            f"decides for {asked.snapshot.system}.\nIt is kept: the next one that starts takes it in, if it is not too "
-            "late then."
-        )
+        data = {"instance": instance, "plan": plan, "reason": reason}
+        name = "approval.denied" if deny else "approval.given"
+        answer = request(name, asked.snapshot.system, data, "not answered")
+        await put(opened, answer)
+        then = ", if it is not too late then"
+        said = await taken_in(opened, answer, instance, asked.snapshot.seq, "the answer", then)
     if as_json:
-        answer: dict[str, Any] = {"id": event["id"], "plan": plan, "accepted": not said.reasons}
-        screen.json({**answer, "state": said.state, "reasons": list(said.reasons)})
+        found: dict[str, Any] = {"id": answer.event_id, "plan": plan, "accepted": not said.reasons}
+        screen.json({**found, "state": said.state, "reasons": list(said.reasons)})
     elif said.reasons:
         screen.say(f"refused: {'; '.join(said.reasons)}", Tone.BAD)
     else:
@@ -89,11 +70,7 @@ async def _approve(
 
 
 async def _question(opened: "PostgresStore", instance: InstanceId) -> Question:
-    views = await opened.instances()
-    snapshot = next((view.snapshot for view in views if view.snapshot.instance == instance), None)
-    if snapshot is None:
-        known = ", ".join(view.snapshot.instance for view in views) or "none yet"
-        raise RelightError(f"there is no instance {instance!r}; there are: {known}. Nothing was answered.")
+    snapshot = await standing(opened, instance, "Nothing was answered")
     machine = VERSIONS.get((snapshot.machine, snapshot.machine_version))
     asks = machine.state(snapshot.state).asks if machine is not None else None
     if asks is None:

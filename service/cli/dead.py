@@ -14,7 +14,7 @@ from schemas.envelope import Read, Rejected, read
 from service.cli.connect import store
 from service.cli.console import Screen
 from service.cli.home import find
-from service.cli.outcome import TAKEN_IN_WITHIN
+from service.cli.local_door import TAKEN_IN_WITHIN
 from service.cli.publish import CONFIRM_WITHIN
 from service.cli.render import Tone
 from service.cli.restart import local_zone

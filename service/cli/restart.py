@@ -1,25 +1,19 @@
 """`relight restart`: the local door. A signal through Relight's own database, by whoever may write there."""
 
 import asyncio
-import getpass
-import json
-import uuid
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from machines.model import InstanceId, Snapshot
 from machines.registry import MACHINES
-from schemas.envelope import Rejected, read
 from schemas.system import System
 from service.cli.console import Screen
 from service.cli.follow import follow
 from service.cli.live import LiveLines
-from service.cli.outcome import TAKEN_IN_WITHIN, outcome
-from service.cli.publish import compose
+from service.cli.local_door import Request, put, request, taken_in
 from service.cli.render import Ending, Story, Tone
 from service.errors import RelightError
-from service.ports import NewSignal
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,37 +33,31 @@ def restart(
     """Appends the request and shows what became of it; with `watch` to its end. 1 when refused or not restarted."""
     wishes = {"due": _moment(due) if due is not None else None, "override": override}
     data: dict[str, Any] = {"reason": reason, **{key: wish for key, wish in wishes.items() if wish is not None}}
-    event = compose("restart.requested", system, data, str(uuid.uuid4()))
-    body = json.dumps(event)
-    found = read(body.encode())
-    if isinstance(found, Rejected):
-        raise RelightError("not asked for, for Relight would refuse it:\n  " + "\n  ".join(found.reasons))
+    asked = request("restart.requested", system, data, "not asked for")
     try:
-        ending = asyncio.run(_restart(settings, screen, system, event["id"], body, watch, as_json))
+        ending = asyncio.run(_restart(settings, screen, asked, watch, as_json))
     except KeyboardInterrupt:
         screen.note(f"no longer watching; the restart goes on. `relight status {system}` shows how it stands.")
         return 1
     if as_json:
-        screen.json({"id": event["id"], "accepted": not ending.reasons, **_plain(ending)})
+        screen.json({"id": asked.event_id, "accepted": not ending.reasons, **_plain(ending)})
     return 1 if ending.reasons else 0
 
 
-async def _restart(
-    settings: Settings, screen: Screen, system: str, event_id: str, body: str, watch: bool, quiet: bool
-) -> Ending:
+async def _restart(settings: Settings, screen: Screen, asked: Request, watch: bool, quiet: bool) -> Ending:
     from service.cli.connect import status_topic, store
     from service.clock import SystemClock
 
-    instance = InstanceId(f"lifecycle/{system}")
+    system, instance = asked.system, InstanceId(f"lifecycle/{asked.system}")
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(store(settings))
         snapshot = await _standing(opened, system, instance)
         topic = await stack.enter_async_context(status_topic(settings).watching(f"{system}.lifecycle.#"))
-        await opened.signal([NewSignal(system, body, user=getpass.getuser(), local=True)])
+        await put(opened, asked)
         if not watch:
-            return await _answer(screen, opened, instance, snapshot.seq, event_id, quiet=quiet)
+            return await _answer(screen, opened, asked, instance, snapshot.seq, quiet=quiet)
         limit = await _limit(opened, snapshot)
-        story = Story(local_zone(), limit=limit, request=event_id)
+        story = Story(local_zone(), limit=limit, request=asked.event_id)
         with LiveLines(screen, quiet=quiet) as lines:
             machine = MACHINES["lifecycle"]
             return await follow(story, instance, snapshot.seq, topic, opened, SystemClock(), lines, machine.state)
@@ -90,17 +78,10 @@ async def _limit(opened: "PostgresStore", snapshot: Snapshot) -> timedelta | Non
 
 
 async def _answer(
-    screen: Screen, opened: "PostgresStore", instance: InstanceId, seq: int, event_id: str, *, quiet: bool
+    screen: Screen, opened: "PostgresStore", asked: Request, instance: InstanceId, seq: int, *, quiet: bool
 ) -> Ending:
     """What the log says of the request: accepted or refused. Raises RelightError when nobody took it in."""
-    from service.clock import SystemClock
-
-    said = await outcome(opened, SystemClock(), instance, seq, event_id)
-    if said is None:
-        raise RelightError(
-            f"the request was stored, but nobody took it in within {TAKEN_IN_WITHIN.seconds} s: no `relight serve` "
-            "decides for this system.\nIt is kept: the next one that starts takes it in and restarts the system then."
-        )
+    said = await taken_in(opened, asked, instance, seq, "the request", " and restarts the system then")
     if not quiet and said.reasons:
         screen.say(f"refused: {'; '.join(said.reasons)}", Tone.BAD)
     elif not quiet:

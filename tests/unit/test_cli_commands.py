@@ -396,7 +396,7 @@ def test_act_on_what_is_not_there_says_what_there_is_and_stores_nothing(run: Any
 def test_act_that_nobody_takes_in_says_that_it_is_kept(
     run: Any, desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.cli.outcome.TAKEN_IN_WITHIN", timedelta(seconds=0.2))
+    monkeypatch.setattr("service.cli.local_door.TAKEN_IN_WITHIN", timedelta(seconds=0.2))
     desk.answer = None
     status, _, err = run("act", ACTED, "abort", "--reason", "x")
     assert status == 1
