@@ -24,6 +24,7 @@ from machines.lifecycle_loss import LOST, note_lost, rows_lost, rows_lost_or_beg
 from machines.lifecycle_memory import (
     absent,
     announced_anew,
+    not_resumed,
     not_started,
     note_absent,
     note_adopted,
@@ -119,6 +120,12 @@ def all_started(facts: Facts) -> Reason | None:
 def nothing_missing(facts: Facts) -> Reason | None:
     missing = record(facts.snapshot.data, "not_started")
     return Reason(f"not started: {', '.join(missing)}") if missing else None
+
+
+def nobody_left_paused(facts: Facts) -> Reason | None:
+    """They were started paused; whoever did not answer may still be, also where its file says to proceed without it."""
+    left = not_resumed(facts)
+    return Reason(f"may be paused: {', '.join(left)}") if left else None
 
 
 def nothing_waived(facts: Facts) -> Reason | None:
@@ -264,12 +271,12 @@ TRANSITIONS = (
     # A waiver is a person's word to go on without the proof: components resume, but operational it is not.
     Transition(At.VERIFYING, On.COMPLETED, At.RESTORING, (), note_going_on, "going on by a waiver"),
     Transition(
-        At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified, nothing_missing, nothing_waived), note_up,
-        "up again",
+        At.RESTORING, On.COMPLETED, At.OPERATIONAL, (was_verified, nothing_missing, nobody_left_paused, nothing_waived),
+        note_up, "up again",
     ),
     Transition(
         At.RESTORING, On.COMPLETED, At.DEGRADED, (was_verified, nothing_waived), note_up_by_waiver,
-        "up again, but not all was started",
+        "up again, but not all of it",
     ),
     Transition(
         At.RESTORING, On.COMPLETED, At.DEGRADED, (failed_before,), note_up,

@@ -206,12 +206,7 @@ def note_let_go(facts: Facts) -> Mapping[str, Json]:
 
 
 def _not_resumed(facts: Facts) -> dict[str, Json]:
-    told = (StepStatus.DONE, StepStatus.PROCEEDED)
-    left = {
-        s.planned.component or "": s.error or f"it was {s.status}"
-        for s in steps_of(facts, "resume")
-        if s.status not in told
-    }
+    left = not_resumed(facts)
     return {"not_resumed": dict(left)} if left else {}
 
 
@@ -226,9 +221,9 @@ def note_adopted(facts: Facts) -> Mapping[str, Json]:
 
 def note_up(facts: Facts) -> Mapping[str, Json]:
     """The restart is over; what is known of it stays as `last_restart`. A first start leaves the last restart alone.
-    What was not started stays to be seen for as long as the system is degraded by it."""
+    What was not started or not resumed stays to be seen for as long as the system is degraded by it."""
     data = facts.snapshot.data
-    over = {key: value for key, value in _forget(facts).items() if key != "not_started"}
+    over = {key: value for key, value in _forget(facts).items() if key != "not_started"} | _not_resumed(facts)
     if "restart" not in data:
         return over
     proof = ("system_snapshot", "verified", "failed_before")
@@ -283,3 +278,9 @@ def not_started(facts: Facts) -> Mapping[str, Json]:
         elif step.status not in (StepStatus.DONE, StepStatus.PROCEEDED):  # it runs, and may be silent
             passed_over[name] = f"{step.planned.name} was {step.status}" + (f": {step.error}" if step.error else "")
     return passed_over
+
+
+def not_resumed(facts: Facts) -> Mapping[str, str]:
+    """By component, why nobody can say that it works again: it said nothing, or somebody waived the question."""
+    left = (step for step in steps_of(facts, "resume") if step.status is not StepStatus.DONE)
+    return {step.planned.component or step.planned.name: step.error or f"it was {step.status}" for step in left}

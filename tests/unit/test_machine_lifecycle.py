@@ -335,6 +335,21 @@ def test_waived_check_resumes_the_components_but_ends_degraded() -> None:
     assert "last_restart" in desk.data
 
 
+def test_component_that_never_says_it_works_again_is_remembered_and_the_system_is_degraded_by_it() -> None:
+    desk = restarting(At.RESTORING)
+    desk.end("resume:store")
+    desk.end("resume:calculator", StepStatus.PROCEEDED)
+    desk.end_all()
+    assert desk.state == At.DEGRADED
+    assert desk.reason == "up again, but not all of it: may be paused: calculator"
+    assert desk.data["not_resumed"] == {"calculator": "it was proceeded"}
+    assert "last_restart" in desk.data
+    desk.request()
+    desk.run_to(At.OPERATIONAL, At.DEGRADED)
+    assert desk.state == At.OPERATIONAL
+    assert "not_resumed" not in desk.data
+
+
 @pytest.mark.parametrize("result", [{"passed": False}, {"passed": "yes"}, {"value": 1}])
 def test_check_that_did_not_say_passed_is_no_verification(result: dict[str, object]) -> None:
     desk = restarting(At.VERIFYING)

@@ -122,7 +122,9 @@ class Hand:
         told = all(self.ended.get(name) == "well" for name in STEPS.get(self.state, []) if name.startswith("resume"))
         ended = not self.missing() and "failed" not in (self.ended.get(name) for name in self.ended if "resume" in name)
         self.untold = (
-            state == "degraded" and not told and (self.state == LEAVING or (self.state == RESUMING and not ended))
+            state == "degraded"
+            and not told
+            and (self.state in (LEAVING, RESTORING) or (self.state == RESUMING and not ended))
         )
 
     def missing(self) -> list[str]:
@@ -153,7 +155,8 @@ class Hand:
                 self.proven = well
                 return RESTORING
             case _:
-                return "operational" if self.proven and self.whole else "degraded"
+                resumed = all(how == "well" for name, how in self.ended.items() if name.startswith("resume"))
+                return "operational" if self.proven and self.whole and resumed else "degraded"
 
     def after_a_retry(self) -> str | None:
         if self.state != "halted":
