@@ -6,6 +6,7 @@ Pure. What an act then does is decided elsewhere: by the machine's transitions, 
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from machines.evidence import record
 from machines.model import Asks, InstanceId, Machine, PlannedStep, State, StepStatus
@@ -75,13 +76,21 @@ def _of_steps(steps: Mapping[str, StepStatus]) -> Iterator[WayOut]:
 
 
 def _of_instance(machine: Machine, state: str, data: Mapping[str, Json]) -> Iterator[WayOut]:
+    for way in _of_table(machine, state):
+        if machine.withholds is None or machine.withholds(way.act, state, data) is None:
+            yield way
+
+
+@lru_cache(maxsize=1024)
+def _of_table(machine: Machine, state: str) -> tuple[WayOut, ...]:
+    """All that the table has in `state`: looked up once, because it is asked at every entry of a rest."""
+    ways: list[WayOut] = []
     for act in Act:
-        if machine.withholds is not None and machine.withholds(act, state, data) is not None:
-            continue
-        ways = [t for t in machine.transitions if state in t.sources and t.trigger == f"operator.{act}"]
-        if ways:
+        found = [t for t in machine.transitions if state in t.sources and t.trigger == f"operator.{act}"]
+        if found:
             # Which of several is taken, the facts decide: the first that they allow.
-            yield WayOut(act, "; else ".join(f"{way.reason}: {way.target}" for way in ways))
+            ways.append(WayOut(act, "; else ".join(f"{way.reason}: {way.target}" for way in found)))
+    return tuple(ways)
 
 
 def answers(instance: InstanceId, asked: Asks) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import NewType
 
 from schemas.base import Closed, Json
@@ -191,7 +192,7 @@ class Asks:
     plan: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class State:
     """One state. It is `final`, `resting` (safe to stay in for ever) or has a `dwell` or `deadline` that ends it.
 
@@ -213,7 +214,7 @@ class State:
     asks: Callable[[Mapping[str, Json]], Asks] | None = None
     when: Callable[[System], bool] | None = None
 
-    @property
+    @cached_property
     def status(self) -> str:
         """`preparing_for_restart.notifying` has the status `Preparing for Restart`."""
         words = self.name.split(".")[0].split("_")
@@ -256,7 +257,7 @@ class On(StrEnum):
 Address = Callable[[Event], InstanceId | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)  # itself alone: what is derived from its table is remembered by its identity
 class Machine:
     """A definition. `address` says which instance an event means (None: not this machine's business).
 
@@ -278,10 +279,14 @@ class Machine:
 
     def state(self, name: str) -> State:
         """The state called `name`. Raises KeyError when this machine has none."""
-        for state in self.states:
-            if state.name == name:
-                return state
-        raise KeyError(f"machine {self.name} version {self.version} has no state {name!r}")
+        try:
+            return self._states_by_name[name]
+        except KeyError:
+            raise KeyError(f"machine {self.name} version {self.version} has no state {name!r}") from None
+
+    @cached_property
+    def _states_by_name(self) -> Mapping[str, State]:
+        return {state.name: state for state in self.states}
 
 
 @dataclass(frozen=True, slots=True)

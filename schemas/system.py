@@ -6,6 +6,7 @@ Everything a machine may ask of a system is answered by pure methods of `System`
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -300,7 +301,13 @@ class System(Closed):
 
     def alert(self, metric: str) -> Alert | None:
         """The thresholds of `metric`, if the file has any."""
-        return next((alert for alert in self.alerts if alert.metric == metric), None)
+        return self._alerts_by_metric.get(metric)
+
+    @cached_property
+    def _alerts_by_metric(self) -> dict[str, Alert]:
+        # Asked several times for each measurement, and a file may have hundreds. `model_copy` would carry it over: who
+        # wants other alerts validates another file.
+        return {alert.metric: alert for alert in self.alerts}
 
     def named(self, right: Right) -> tuple[str, ...]:
         """The users whom `allow:` names for `right`, in the order of the file."""
