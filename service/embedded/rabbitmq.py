@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from service.embedded import node, processes
@@ -181,22 +180,6 @@ class RabbitServer:
     async def delete_vhost(self, name: str) -> None:
         """Delete a vhost if it exists, with all in it."""
         await self.management().delete(f"/vhosts/{quote(name, safe='')}")
-
-    async def set_policy(
-        self,
-        name: str,
-        pattern: str,
-        definition: Mapping[str, Any],
-        *,
-        vhost: str = "/",
-        apply_to: str = "queues",
-        priority: int = 0,
-    ) -> None:
-        """Set a policy, such as `("limit", "^relight\\\\.intake", {"delivery-limit": 50})`."""
-        await self.management().put(
-            f"/policies/{quote(vhost, safe='')}/{quote(name, safe='')}",
-            {"pattern": pattern, "definition": dict(definition), "apply-to": apply_to, "priority": priority},
-        )
 
     def management(self) -> Management:
         """The management API, spoken as the administrator."""

@@ -65,11 +65,6 @@ class Story:
     def seed(self) -> int:
         return self.plan.seed
 
-    @property
-    def log_text(self) -> str:
-        """Every log row, in the order of instances and seq."""
-        return "\n".join(row.record for _, row in sorted(self.store.tables.log.items()))
-
 
 def told(seed: int, plan: Plan | None = None) -> Story:
     """The story of a seed (or of a plan of one's own), in virtual time."""
