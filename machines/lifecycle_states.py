@@ -79,7 +79,7 @@ def _backing_up(system: System, when: str) -> timedelta:
     backup = system.restart.backup
     if backup is None or backup.when != when:
         return timedelta(0)
-    return (backup.within * 3 + PRUNING) * len(backup.databases)
+    return (backup.within * 3 + PRUNING) * len(system.backed_up)
 
 
 def _preserved(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
@@ -112,8 +112,7 @@ def _verified(system: System, data: Mapping[str, Json], now: datetime) -> dateti
 
 
 def _restored(system: System, data: Mapping[str, Json], now: datetime) -> datetime:
-    backup = system.restart.backup
-    pruning = PRUNING * len(backup.databases) if backup is not None and _prunes_after(system) else timedelta(0)
+    pruning = PRUNING * len(system.backed_up) if _prunes_after(system) else timedelta(0)
     return now + system.restart.answer_within * len(system.components) + pruning + GRACE
 
 

@@ -155,8 +155,7 @@ def _expand(step: Step, system: System, position: int) -> Iterator[PlannedStep]:
         case Each.SYSTEM:
             yield _planned(step, system, step.name, position)
         case Each.DATABASE | Each.BACKUP:
-            backup = system.restart.backup
-            names = tuple(system.databases) if step.each is Each.DATABASE else tuple(backup.databases if backup else ())
+            names = tuple(system.databases) if step.each is Each.DATABASE else system.backed_up
             for offset, name in enumerate(names):
                 yield _planned(step, system, f"{step.name}:{name}", position + offset, database=name)
         case Each.CHECK:

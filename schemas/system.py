@@ -59,10 +59,10 @@ class Notice(Closed):
 
 class Backup(Closed):
     """How a restart backs databases up before it stops anything. A backup that was restored in a test less than
-    `reuse_within` ago is reused. `floor`: a smaller dump is no backup (bytes). `keep`: how many that were restored in a
-    test stay in storage; `all`: nothing is ever deleted."""
+    `reuse_within` ago is reused. `databases`: absent, all of the system's. `floor`: a smaller dump is no backup
+    (bytes). `keep`: how many that were restored in a test stay in storage; `all`: nothing is ever deleted."""
 
-    databases: Annotated[list[Name], Field(min_length=1)]
+    databases: Annotated[list[Name], Field(min_length=1)] | None = None
     when: Literal["before_pause", "after_flush"] = "before_pause"
     reuse_within: Duration = timedelta(0)
     floor: Annotated[int, Field(ge=1)] = 1000
@@ -145,6 +145,14 @@ class System(Closed):
     folder: str = "."
     """Absolute folder of the file; relative paths in it are relative to this. Set by the reader of the file."""
 
+    @property
+    def backed_up(self) -> tuple[str, ...]:
+        """The databases of which a restart makes a backup, by their names here."""
+        backup = self.restart.backup
+        if backup is None:
+            return ()
+        return tuple(self.databases if backup.databases is None else backup.databases)
+
     @field_validator("zone")
     @classmethod
     def _zone_exists(cls, value: str) -> str:
@@ -211,9 +219,11 @@ class System(Closed):
     def _needed_settings(self) -> Iterator[str]:
         backup = self.restart.backup
         if backup is not None:
-            for name in backup.databases:
+            for name in self.backed_up:
                 if name not in self.databases:
                     yield f"restart.backup.databases: {name!r} is no database"
+            if not self.backed_up:
+                yield "restart.backup: there is nothing to back up, because `databases` names none"
             if self.storage.backups is None:
                 yield "storage.backups: is needed, because restart.backup is set"
         for name in self.identity:

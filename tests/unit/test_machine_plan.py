@@ -163,3 +163,12 @@ def test_backup_after_the_flush_is_restored_in_a_test_before_the_point_of_no_ret
     assert "prune:trading" in [step.name for step in plan(LIFECYCLE, At.RESTORING, system, {})]
     kept = metrics_system(restart={"backup": {**backup, "keep": "all"}}, storage=storage)
     assert "prune:trading" not in [step.name for step in plan(LIFECYCLE, At.RESTORING, kept, {})]
+
+
+def test_backup_that_names_no_database_means_every_database_of_the_system() -> None:
+    restart = {"backup": {"when": "before_pause", "reuse_within": "3h"}}
+    storage = {"state": "file:///state", "backups": "file:///backups"}
+    databases = {"trading": {"url": "env:TRADING"}, "research": {"url": "env:RESEARCH"}}
+    system = metrics_system(restart=restart, storage=storage, databases=databases)
+    lines = [step.name for step in plan(LIFECYCLE, At.NOTIFYING, system, {}) if step.name.startswith("backup")]
+    assert lines == ["backup:trading", "backup:research"]

@@ -203,3 +203,14 @@ def test_absent_file_and_empty_folder_say_so(tmp_path: Path) -> None:
         "absent.yaml: cannot be read: No such file or directory",
         "empty: the folder holds neither system.yaml nor any other *.yaml",
     ]
+
+
+def test_backup_of_a_system_without_databases_is_refused(write: Write) -> None:
+    bare = GOOD.replace('databases:\n  trading: {url: "env:METRICS_DB"}\n', "").replace("    needs: [trading]\n", "")
+    bare = bare.replace('  - {sql: trading, query: "select 1", is: 1}\n', "").replace(
+        'state"}', 'state", backups: "file:///tmp/b"}'
+    )
+    file = write(bare + "restart: {backup: {}}\n")
+    assert [line.partition(": ")[2] for line in problems(file)] == [
+        "restart.backup: there is nothing to back up, because `databases` names none"
+    ]
