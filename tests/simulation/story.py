@@ -5,6 +5,7 @@ takes. The adapters in memory live on, as servers do.
 """
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Awaitable, Callable
@@ -22,7 +23,7 @@ from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.errors import Unavailable
-from service.ports import NewSignal
+from service.simulation.replica import registration
 from service.simulation.virtual import SeededIds, VirtualClock
 from service.steps.registry import ACTIONS
 
@@ -130,9 +131,9 @@ async def tell(seed: int, *, crashes: int = 6, restarts: int = 2, metrics: int =
     for component in SYSTEM.components:
         world.participant("metrics", component)
     await broker.declare(["metrics"], {"metrics": 0}, ["metrics"])
-    world.commands.deliver = _answers(story, chance)
+    world.commands.deliver = answers(broker, lambda: chance.choice([1, 1, 2]))
     await store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
-    await store.signal([_registration()])
+    await store.signal([registration("metrics", "registered", _definitions())])
     broker.delay = lambda key: chance.choice([0.0, 0.0, 0.0, chance.random() * 3])
     async with asyncio.TaskGroup() as tasks:
         replicas = [tasks.create_task(_replica(story, chance, f"r{n}", crashes)) for n in range(2)]
@@ -173,7 +174,7 @@ async def _replica(story: Story, chance: random.Random, name: str, crashes: int)
 
 
 async def _engine(story: Story, life: Life, ids: SeededIds, name: str) -> None:
-    definitions = Definitions(MACHINES, {"metrics": SYSTEM})
+    definitions = _definitions()
     store = life.around(story.store)
     owner = Owner(
         0, name, store, life.around(story.broker), lambda: definitions, story.clock, lease=LEASE, batch=20
@@ -185,6 +186,10 @@ async def _engine(story: Story, life: Life, ids: SeededIds, name: str) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(owner.run())
         tasks.create_task(runner.run())
+
+
+def _definitions() -> Definitions:
+    return Definitions(MACHINES, {"metrics": SYSTEM})
 
 
 async def _publish(story: Story, chance: random.Random, restarts: int, metrics: int) -> None:
@@ -225,8 +230,11 @@ def _put(story: Story, name: str, data: dict[str, Any], user: str) -> None:
     story.broker.put(f"metrics.{name}", json.dumps(body).encode(), user=user)
 
 
-def _answers(story: Story, chance: random.Random) -> Callable[[str, str, dict[str, Any]], Awaitable[None]]:
-    count = iter(range(1_000_000))
+def answers(
+    broker: MemoryBroker, times: Callable[[], int] = lambda: 1
+) -> Callable[[str, str, dict[str, Any]], Awaitable[None]]:
+    """How a participant's answer travels: through the broker, so many times."""
+    count = itertools.count()
 
     async def deliver(system: str, component: str, data: dict[str, Any]) -> None:
         body = {
@@ -238,19 +246,7 @@ def _answers(story: Story, chance: random.Random) -> Callable[[str, str, dict[st
             "data": data,
         }
         raw = json.dumps(body).encode()
-        for _ in range(chance.choice([1, 1, 2])):
-            story.broker.put(f"{system}.participant.answered", raw, user=f"{system}.{component}")
+        for _ in range(times()):
+            broker.put(f"{system}.participant.answered", raw, user=f"{system}.{component}")
 
     return deliver
-
-
-def _registration() -> NewSignal:
-    body = {
-        "specversion": "1.0",
-        "id": "registered",
-        "source": "relight/serve",
-        "type": "relight.system.registered",
-        "subject": "metrics",
-        "data": {"config_hash": SYSTEM.config_hash()},
-    }
-    return NewSignal("metrics", json.dumps(body))

@@ -1,7 +1,6 @@
 """What a worker does while nobody renews its claim: its action ends before another may begin. In virtual time."""
 
 import asyncio
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -15,17 +14,13 @@ from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.errors import Unavailable
-from service.ports import Done, NewSignal
+from service.ports import Done
 from service.simulation import virtual
+from service.simulation.replica import registration
 from service.simulation.virtual import SeededIds, VirtualClock
 from tests.simulation.story import SYSTEM
 
 LEASE = timedelta(seconds=8)
-
-REGISTERED = {
-    "specversion": "1.0", "id": "registered", "source": "relight/serve", "type": "relight.system.registered",
-    "subject": "metrics", "data": {"config_hash": SYSTEM.config_hash()},
-}  # fmt: skip
 
 
 class Endless:
@@ -61,7 +56,7 @@ async def told(renew: Any, seconds: float) -> Endless:
     definitions = Definitions(MACHINES, {"metrics": SYSTEM})
     await broker.declare(["metrics"], {"metrics": 0})
     await store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
-    await store.signal([NewSignal("metrics", json.dumps(REGISTERED), local=True)])
+    await store.signal([registration("metrics", "registered", definitions)])
     store.renew_claim = renew(store.renew_claim)  # type: ignore[method-assign]  # the database that says nothing
     action = Endless(clock)
     owner = Owner(0, "owner", store, broker, lambda: definitions, clock, lease=LEASE, batch=20)

@@ -21,11 +21,12 @@ from service.adapters.memory.world import MemoryWorld
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
-from service.ports import Action, Done, NewSignal
+from service.ports import Action, Done
 from service.simulation import virtual
+from service.simulation.replica import registration
 from service.simulation.virtual import SeededIds, VirtualClock
 from service.steps.registry import ACTIONS
-from tests.simulation.story import Life
+from tests.simulation.story import Life, answers
 
 LEASE = timedelta(seconds=40)
 """Its renewal, every ten seconds, is far too late to be what tells a worker."""
@@ -133,18 +134,9 @@ async def house(*, ending: float = 0.3, width: int = 8, hears: bool = True) -> A
     one = House(clock, store, broker, participant, pause, resume)
     definitions = Definitions(MACHINES, {"metrics": SYSTEM})
     await broker.declare(["metrics"], {"metrics": 0})
-
-    async def deliver(system: str, component: str, data: dict[str, Any]) -> None:
-        one.said += 1
-        body = {"id": f"e{one.said}", "source": component, "type": "relight.participant.answered", "subject": system}
-        raw = json.dumps({"specversion": "1.0", **body, "data": data}).encode()
-        broker.put(f"{system}.participant.answered", raw, user=f"{system}.{component}")
-
-    world.commands.deliver = deliver
+    world.commands.deliver = answers(broker)
     await store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
-    first = {"id": "registered", "source": "relight/serve", "type": "relight.system.registered", "subject": "metrics"}
-    first |= {"specversion": "1.0", "data": {"config_hash": SYSTEM.config_hash()}}  # type: ignore[dict-item]
-    await store.signal([NewSignal("metrics", json.dumps(first))])
+    await store.signal([registration("metrics", "registered", definitions)])
     if not hears:
         store.wait_for_step = clock.sleep  # type: ignore[method-assign, assignment]  # nobody listens any more
     owner = Owner(0, "owner", store, broker, lambda: definitions, clock, lease=LEASE, batch=20)

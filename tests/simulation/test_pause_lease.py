@@ -18,10 +18,12 @@ from service.adapters.memory.world import MemoryWorld
 from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
-from service.ports import NewSignal, OpenTransaction
+from service.ports import OpenTransaction
 from service.simulation import virtual
+from service.simulation.replica import registration
 from service.simulation.virtual import SeededIds, VirtualClock
 from service.steps.registry import ACTIONS
+from tests.simulation.story import answers
 
 LEASE = timedelta(seconds=4)
 PAUSE = 60.0
@@ -42,6 +44,7 @@ SYSTEM = System.model_validate(
         "allow": {"restart": ["ana"]},
     }
 )
+DEFINITIONS = Definitions(MACHINES, {"metrics": SYSTEM})
 BLOCKER = OpenTransaction(4312, "report_ro", "metrics.calculator", "active", 9.0, "select 1", writes=True)
 
 
@@ -97,10 +100,9 @@ class House:
 
     def serve(self) -> None:
         """An owner and a worker."""
-        definitions = Definitions(MACHINES, {"metrics": SYSTEM})
-        owner = Owner(0, "owner", self.store, self.broker, lambda: definitions, self.clock, lease=LEASE, batch=20)
+        owner = Owner(0, "owner", self.store, self.broker, lambda: DEFINITIONS, self.clock, lease=LEASE, batch=20)
         runner = Runner(
-            self.store, ACTIONS, self.world.world(), lambda: definitions, self.clock, SeededIds(len(self.engine)),
+            self.store, ACTIONS, self.world.world(), lambda: DEFINITIONS, self.clock, SeededIds(len(self.engine)),
             name="worker", places=("local",), lease=LEASE,
         )  # fmt: skip
         self.engine += [asyncio.create_task(owner.run()), asyncio.create_task(runner.run())]
@@ -120,19 +122,10 @@ async def house() -> AsyncIterator[House]:
     world.chronicle = store
     one = House(clock, store, broker, world, world.participant("metrics", "calculator"), [])
     await broker.declare(["metrics"], {"metrics": 0})
-
-    async def deliver(system: str, component: str, data: dict[str, Any]) -> None:
-        one.said += 1
-        body = {"id": f"e{one.said}", "source": component, "type": "relight.participant.answered", "subject": system}
-        raw = json.dumps({"specversion": "1.0", **body, "data": data}).encode()
-        broker.put(f"{system}.participant.answered", raw, user=f"{system}.{component}")
-
-    world.commands.deliver = deliver
+    world.commands.deliver = answers(broker)
     world.databases.open_transactions = (BLOCKER,)
     await store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
-    first = {"id": "registered", "source": "relight/serve", "type": "relight.system.registered", "subject": "metrics"}
-    data = {"config_hash": SYSTEM.config_hash()}
-    await store.signal([NewSignal("metrics", json.dumps({**first, "specversion": "1.0", "data": data}))])
+    await store.signal([registration("metrics", "registered", DEFINITIONS)])
     one.serve()
     yield one
     await one.die()

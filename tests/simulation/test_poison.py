@@ -19,6 +19,7 @@ from service.engine.runner import Runner
 from service.errors import LostLease, Poison, RelightError, Retry, Transient, Unavailable
 from service.ports import Batch, EventKey, NewSignal, StepRow
 from service.simulation import virtual
+from service.simulation.replica import registration
 from service.simulation.virtual import SeededIds, VirtualClock
 from tests.simulation.story import SYSTEM
 
@@ -237,7 +238,7 @@ def test_words_of_a_failed_step_that_no_table_keeps_do_not_end_the_worker() -> N
         real = desk.store.finish
         desk.store.finish = finish  # type: ignore[method-assign, assignment]  # what a real database says to a NUL
         await desk.store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
-        await desk.store.signal([NewSignal("metrics", json.dumps(REGISTERED), local=True)])
+        await desk.store.signal([registration("metrics", "registered", desk.definitions)])
         runner = Runner(
             desk.store, {"component.observe": Broken()}, MemoryWorld(desk.clock).world(), lambda: desk.definitions,
             desk.clock, SeededIds(1), name="worker", places=("local",), lease=LEASE,
@@ -253,9 +254,3 @@ def test_words_of_a_failed_step_that_no_table_keeps_do_not_end_the_worker() -> N
     assert failed
     assert "its log ends" in (failed[0].error or "")
     assert desk.store.tables.instances[failed[0].key.instance].state == "degraded"
-
-
-REGISTERED = {
-    "specversion": "1.0", "id": "registered", "source": "relight/serve", "type": "relight.system.registered",
-    "subject": "metrics", "data": {"config_hash": SYSTEM.config_hash()},
-}  # fmt: skip

@@ -1,7 +1,6 @@
 """What a worker makes of actions that return or do the unexpected, and of a database that refuses in passing."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -17,8 +16,9 @@ from service.engine.definitions import Definitions
 from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.errors import Permanent, Transient, Unavailable
-from service.ports import Done, NewSignal
+from service.ports import Done
 from service.simulation import virtual
+from service.simulation.replica import registration
 from service.simulation.virtual import SeededIds, VirtualClock
 from tests.simulation.story import SYSTEM
 
@@ -26,11 +26,6 @@ LEASE = timedelta(seconds=8)
 LIFECYCLE = InstanceId("lifecycle/metrics")
 OBSERVING = 290
 """Seconds; the deadline of the first look is ten later, and would end it anyway."""
-
-REGISTERED = {
-    "specversion": "1.0", "id": "registered", "source": "relight/serve", "type": "relight.system.registered",
-    "subject": "metrics", "data": {"config_hash": SYSTEM.config_hash()},
-}  # fmt: skip
 
 Doing = Callable[[], Awaitable[Any]]
 
@@ -60,7 +55,7 @@ async def told(action: Scripted, *faults: str, knows: Any = SYSTEM, seconds: flo
     definitions = Definitions(MACHINES, {"metrics": SYSTEM})
     await broker.declare(["metrics"], {"metrics": 0})
     await store.keep_configurations({SYSTEM.config_hash(): SYSTEM.canonical()})
-    await store.signal([NewSignal("metrics", json.dumps(REGISTERED), local=True)])
+    await store.signal([registration("metrics", "registered", definitions)])
     for call in faults:
         store.fail_next(call, Transient("its tables were altered"))
     owner = Owner(0, "owner", store, broker, lambda: definitions, clock, lease=LEASE, batch=20)
