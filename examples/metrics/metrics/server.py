@@ -39,6 +39,9 @@ create table if not exists published (
 """
 BOOK = """insert into trades (instrument, side, quantity, opened, closed, entry, exit, pnl)
 values ($1, $2, $3, $4, $5, $6, $7, $8)"""
+ALONE = "select pg_advisory_lock(hashtext('metrics.feed'))"
+"""One feed at a time: a killed server's last insert may still be under way, and would commit a lower id than one that the
+calculator has read already, which it would then never count."""
 
 
 async def serve() -> int:
@@ -52,6 +55,7 @@ async def serve() -> int:
     postgres.start()
     try:
         connection = await _connect(dsn, postgres)
+        await connection.execute(ALONE, timeout=ANSWER_WITHIN)
         await connection.execute(SCHEMA)
         # Only now: whoever finds the DSN finds a database that is ready.
         write_private(postgres.dsn_file, dsn)
