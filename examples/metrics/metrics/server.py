@@ -40,8 +40,8 @@ create table if not exists published (
 BOOK = """insert into trades (instrument, side, quantity, opened, closed, entry, exit, pnl)
 values ($1, $2, $3, $4, $5, $6, $7, $8)"""
 ALONE = "select pg_advisory_lock(hashtext('metrics.feed'))"
-"""One feed at a time: a killed server's last insert may still be under way, and would commit a lower id than one that the
-calculator has read already, which it would then never count."""
+"""One feed at a time: a killed server's last insert may still be under way, and would commit a lower id than one that
+the calculator has read already, which it would then never count."""
 
 
 async def serve() -> int:
