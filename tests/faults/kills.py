@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from tests import sizes
+from tests.faults.ending import end_and_judge
 from tests.faults.evidence import Strike
 from tests.faults.night import Night, Stir
+from tests.figures import Noting
 
 SEED = int(os.environ.get("RELIGHT_TEST_SEED", "4"))
 """RELIGHT_TEST_SEED repeats a night; whatever is found at its end is said together with it."""
@@ -37,6 +39,9 @@ OFTEN = ("intake.", "outbox.before", "outbox.after_confirm", "outbox.after_delet
 """How the places begin that are passed many times a second: there the passage is one of the first fifteen."""
 SHARE_OF_THE_DOOR = 0.55
 """Of all kills; the others take longer, since a restart has to come to them."""
+
+RATE = 3.0
+"""Events that must be confirmed per second in each half minute; many more are sent. Fewer would prove little."""
 
 Plan = list[tuple[str, int]]
 """Places and passages, in order."""
@@ -83,7 +88,15 @@ async def kill(night: Night, place: str, passage: int) -> None:
         await night.dies_at(place, passage, stir)
 
 
-def strikes(night: Night, planned: Plan) -> list[Strike]:
+async def judge(night: Night, planned: Plan, figures: Noting) -> None:
+    """The end of a night in which everybody was killed as planned: asserts that nothing is found."""
+    figures.count(kills_of_the_service=len(night.kills))
+    figures.seconds("service killed and started again, to its first commit", await night.first_commits())
+    places = frozenset(place for place, _ in planned)
+    await end_and_judge(night, SEED, _strikes(night, planned), places, RATE, figures)
+
+
+def _strikes(night: Night, planned: Plan) -> list[Strike]:
     """What was to happen, and whether it did, so often."""
     happened = Counter(night.kills)
     found = []

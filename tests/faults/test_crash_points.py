@@ -8,7 +8,6 @@ import pytest_asyncio
 from service.crash import POINTS
 from tests import sizes
 from tests.faults import kills
-from tests.faults.ending import end_and_judge
 from tests.faults.night import Night
 from tests.faults.night import night as a_night
 from tests.figures import Noting
@@ -18,9 +17,6 @@ one_loop = pytest.mark.asyncio(loop_scope="module")
 """The load goes on while one test ends and the next begins."""
 
 PLAN, OTHER = kills.plans(sizes.now().service_kills)
-
-RATE = 3.0
-"""Events that must be confirmed per second in each half minute; many more are sent. Fewer would prove little."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -47,7 +43,4 @@ async def test_process_dies_there_and_the_next_one_goes_on(night: Night, place: 
 @one_loop
 @pytest.mark.timeout(1500)
 async def test_after_all_kills_the_checker_finds_nothing(night: Night, figures: Noting) -> None:
-    figures.count(kills_of_the_service=len(night.kills))
-    figures.seconds("service killed and started again, to its first commit", await night.first_commits())
-    places = frozenset(place for place, _ in PLAN)
-    await end_and_judge(night, kills.SEED, kills.strikes(night, PLAN), places, RATE, figures)
+    await kills.judge(night, PLAN, figures)
