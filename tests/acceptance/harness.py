@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from tests.example import without_research
 from tests.faults.evidence import Evidence, dump, read_published
 from tests.faults.harness import tables_of_machines
 from tests.faults.load import Load, status_log
+from tests.servers import Databases, unique
 from tests.serving import ROOT, Serving
 
 EXAMPLE = ROOT / "examples" / "metrics"
@@ -83,7 +84,7 @@ class House(Serving):
         self.witness.touch()
         self.rewrite(self._watched)
 
-    def rewrite(self, change: Any) -> None:
+    def rewrite(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Changes the system's file, as its owner would."""
         described = yaml.safe_load(self.file.read_text())
         change(described)
@@ -119,6 +120,23 @@ class House(Serving):
     async def say(self, user: str, name: str, data: Mapping[str, Any]) -> str:
         """Publishes an event as this user, confirmed by the broker; its id."""
         return await self.people[user].publish(name, dict(data), INSTANCE)
+
+    async def opens(self) -> None:
+        """Starts serve, until it is ready."""
+        await self.start()
+        await self.until("serve is ready", self.ready)
+
+    async def works(self, trades: int = 10) -> None:
+        """Waits until it is operational for the first time, with so many trades in the calculator's memory."""
+
+        async def operational() -> bool:
+            return await self.state() == "operational"
+
+        async def counted() -> bool:
+            return int((await self.counters()).get("trades", 0)) >= trades
+
+        await self.until("operational for the first time", operational, 60)
+        await self.until(f"{trades} trades in memory", counted)
 
     async def end(self) -> None:
         """Ends everything that was started, also what is stopped or deaf; then the example's own data."""
@@ -236,3 +254,21 @@ class House(Serving):
             documents=self.documents(),
             **await dump(self.postgres_url),
         )
+
+
+@contextlib.asynccontextmanager
+async def moved_in(
+    folder: Path, databases: Databases, rabbit: RabbitServer, change: Callable[[dict[str, Any]], None] | None = None
+) -> AsyncIterator[House]:
+    """A house with a database and a vhost of its own, its file changed, nothing started; afterwards all has ended."""
+    name = unique("house")
+    async with contextlib.AsyncExitStack() as stack:
+        postgres_url, amqp_url = await databases.create_database(name), await rabbit.add_vhost(name)
+        stack.push_async_callback(rabbit.delete_vhost, name)
+        stack.push_async_callback(databases.drop_database, name)
+        house = House(folder, postgres_url, amqp_url)
+        if change is not None:
+            house.rewrite(change)
+        stack.push_async_callback(house.end)
+        await house.move_in(rabbit, name)
+        yield house

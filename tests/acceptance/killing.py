@@ -14,11 +14,13 @@ from enum import StrEnum
 from typing import Any
 
 import asyncpg
+import pytest
 
 from tests.acceptance.books import Books, books, digest
 from tests.acceptance.harness import COMPONENTS, INSTANCE, House
 from tests.acceptance.terminal import paste, relight, stands
 from tests.acceptance.victims import Victim
+from tests.faults.checker import check
 from tests.serving import RESTING
 
 LOOK = 0.02
@@ -264,6 +266,21 @@ class Stage:
         if not any((kill.victim, kill.phase) in self._forgotten for kill in story.kills):
             assert now.uncounted == self._before.uncounted, f"trades are not counted, or twice:\n{told}"
         self.square.left -= {(kill.victim, kill.phase) for kill in story.done()}
+
+    async def play(self, number: int) -> None:
+        """A restart with its kills and its promise; skipped when everybody has died everywhere."""
+        if not self.square.left:
+            pytest.skip("every pair is done")
+        story = await self.restart(number)
+        print(f"{story.tell()}\n{self.house.system} rests as {story.moves[-1].to}; {len(self.square.left)} were left")
+        await self.settle(story)
+
+    async def judge(self) -> None:
+        """Everybody died everywhere, and the checker finds nothing in what the whole file left behind."""
+        assert not self.square.left, f"never killed there: {sorted(self.square.left)}"
+        await self.house.rest()
+        findings = check(await self.house.evidence())
+        assert not findings, "\n".join(map(str, findings[:20]))
 
     # ---- inside
 

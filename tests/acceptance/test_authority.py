@@ -4,7 +4,6 @@ One system lives through the whole file; its channels are files that the stories
 operational.
 """
 
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,11 +14,12 @@ import pytest
 import pytest_asyncio
 
 from service.embedded import RabbitServer
-from tests.acceptance.harness import INSTANCE, SYSTEM, House
+from tests.acceptance.harness import INSTANCE, SYSTEM, House, moved_in
 from tests.acceptance.heard import Heard, answers, ended, entered
+from tests.acceptance.terminal import stands
 from tests.faults.evidence import Notification
 from tests.receivers import Hook, Mail, hook, mail, nobody
-from tests.servers import Databases, reachable_directory, unique
+from tests.servers import Databases, reachable_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 
@@ -72,7 +72,6 @@ class Office:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def office(databases: Databases, rabbit_server: RabbitServer) -> AsyncIterator[Office]:
-    name = unique("authority")
     with reachable_directory() as folder, mail() as post, hook() as web, nobody() as dead:
         channels = folder / "channels"
         channels.mkdir()
@@ -86,23 +85,15 @@ async def office(databases: Databases, rabbit_server: RabbitServer) -> AsyncIter
                 "info": [f"file:{channels}/hook"],
             }
 
-        postgres_url, amqp_url = await databases.create_database(name), await rabbit_server.add_vhost(name)
-        house = House(folder, postgres_url, amqp_url)
-        house.rewrite(demanding)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(rabbit_server.delete_vhost, name)
-            stack.push_async_callback(databases.drop_database, name)
-            stack.push_async_callback(house.end)
-            await house.move_in(rabbit_server, name)
-            made = Office(house, Heard(amqp_url, SYSTEM), post, web, channels, dead)
+        async with moved_in(folder, databases, rabbit_server, demanding) as house:
+            made = Office(house, Heard(house.amqp_url, SYSTEM), post, web, channels, dead)
             made.reach(mail=post.url, other=dead, hook=web.url)
-            await house.start()
-            await house.until("serve is ready", house.ready)
-            await stack.enter_async_context(made.heard)
-            await house.until("operational for the first time", lambda: _operational(house), 60)
-            for person in house.people.values():
-                await person.connect()
-            yield made
+            await house.opens()
+            async with made.heard:
+                await stands(house, "operational", within=60)
+                for person in house.people.values():
+                    await person.connect()
+                yield made
 
 
 @pytest.fixture
@@ -111,10 +102,6 @@ def calm(office: Office) -> Office:
     office.hook.posts.clear()
     office.reach(mail=office.mail.url, other=office.dead, hook=office.hook.url)
     return office
-
-
-async def _operational(house: House) -> bool:
-    return await house.state() == "operational"
 
 
 async def test_restart_waits_for_the_approval_of_its_very_plan_by_somebody_else(calm: Office) -> None:

@@ -4,7 +4,6 @@ One system lives through the whole file and is operational at the end of every s
 """
 
 import asyncio
-import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -18,11 +17,12 @@ import pytest_asyncio
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from service.embedded import RabbitServer
-from tests.acceptance.harness import INSTANCE, SYSTEM, House
+from tests.acceptance.harness import INSTANCE, SYSTEM, House, moved_in
 from tests.acceptance.heard import Heard, answers, ended, entered
+from tests.acceptance.terminal import stands
 from tests.faults.evidence import Notification
 from tests.faults.load import Load
-from tests.servers import Databases, reachable_directory, unique
+from tests.servers import Databases, reachable_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150), pytest.mark.asyncio(loop_scope="module")]
 
@@ -83,32 +83,23 @@ class Market:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def market(databases: Databases, rabbit_server: RabbitServer) -> AsyncIterator[Market]:
-    name = unique("gate")
     with reachable_directory() as folder:
 
         def gated(described: dict[str, Any]) -> None:
             described["gate"] = {"holds": HOLDS, "expires": "5m", "from": ["shop"], "to": ["desk"]}
             described["restart"].pop("backup", None)
 
-        postgres_url, amqp_url = await databases.create_database(name), await rabbit_server.add_vhost(name)
-        house = House(folder, postgres_url, amqp_url)
-        house.rewrite(gated)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(rabbit_server.delete_vhost, name)
-            stack.push_async_callback(databases.drop_database, name)
-            stack.push_async_callback(house.end)
-            await house.move_in(rabbit_server, name)
+        async with moved_in(folder, databases, rabbit_server, gated) as house:
             house.people["shop"] = Load((house.users / "shop.url").read_text().strip(), SYSTEM, house.published)
-            made = Market(house, Heard(amqp_url, SYSTEM))
-            await house.start()
-            await house.until("serve is ready", house.ready)
-            await stack.enter_async_context(made.heard)
-            await house.until("operational for the first time", lambda: _operational(house), 60)
-            for person in house.people.values():
-                await person.connect()
-            await made.desk_opens()
-            stack.push_async_callback(made.desk_closes)
-            yield made
+            await house.opens()
+            async with Heard(house.amqp_url, SYSTEM) as heard:
+                await stands(house, "operational", within=60)
+                for person in house.people.values():
+                    await person.connect()
+                made = Market(house, heard)
+                await made.desk_opens()
+                yield made
+                await made.desk_closes()
 
 
 @pytest.fixture
@@ -116,10 +107,6 @@ def begun(market: Market) -> Market:
     market.received.clear()
     market.sent = 0
     return market
-
-
-async def _operational(house: House) -> bool:
-    return await house.state() == "operational"
 
 
 async def _all(market: Market, count: int) -> None:

@@ -14,10 +14,9 @@ import pytest_asyncio
 
 from service.embedded import PostgresServer, RabbitServer
 from service.embedded.ports import free_port
-from tests.acceptance.harness import SYSTEM, House
+from tests.acceptance.harness import House
 from tests.acceptance.killing import Phase, Promise, Stage
 from tests.acceptance.victims import Program, Relight, Server
-from tests.faults.checker import check
 from tests.receivers import Hook, Mail, hook, mail
 from tests.servers import own, reachable_directory, unique
 from tests.storages import s3_server
@@ -98,14 +97,12 @@ async def stage(postgres: PostgresServer, rabbit: RabbitServer) -> AsyncIterator
                 await program.back()
                 stack.push_async_callback(program.kill)
             await town.move_in(rabbit, name)
-            await town.start()
-            await town.until("serve is ready", town.ready)
+            await town.opens()
             await rabbit.write_out()
             servers = (Server("postgres", postgres), Server("rabbitmq", rabbit), s3, tools, relay)
             stage = Stage(town, (Relight(town), *servers), EXPECTED, MOMENTS, held=HELD, beside=BESIDE)
             stack.push_async_callback(stage.watch.close)
-            await town.until("operational for the first time", lambda: _operational(town), 60)
-            await town.until("ten trades in memory", lambda: _counted(town, 10))
+            await town.works()
             yield stage
 
 
@@ -125,25 +122,10 @@ def _wired(described: dict[str, Any], folder: Path, post: Mail, relay: Program, 
     described["restart"]["backup"]["reuse_within"] = "0s"
 
 
-async def _operational(house: House) -> bool:
-    return await house.state() == "operational"
-
-
-async def _counted(house: House, trades: int) -> bool:
-    return int((await house.counters()).get("trades", 0)) >= trades
-
-
 @pytest.mark.parametrize("number", range(STORIES))
 async def test_restart_in_which_servers_die_ends_as_promised_and_the_target_is_whole(stage: Stage, number: int) -> None:
-    if not stage.square.left:
-        pytest.skip("every pair is done")
-    story = await stage.restart(number)
-    print(f"{story.tell()}\n{SYSTEM} rests as {story.moves[-1].to}; {len(stage.square.left)} pairs were left")
-    await stage.settle(story)
+    await stage.play(number)
 
 
 async def test_every_server_died_in_every_phase_and_the_checker_finds_nothing(stage: Stage) -> None:
-    assert not stage.square.left, f"never killed there: {sorted(stage.square.left)}"
-    await stage.house.rest()
-    findings = check(await stage.house.evidence())
-    assert not findings, "\n".join(map(str, findings[:20]))
+    await stage.judge()

@@ -15,6 +15,7 @@ import yaml
 
 from service.embedded import RabbitServer
 from tests.acceptance.harness import COMPONENTS, INSTANCE, SYSTEM, House
+from tests.acceptance.terminal import stands
 from tests.faults.load import Load
 from tests.servers import Databases, Vhosts, reachable_directory, unique
 from tests.serving import Serving
@@ -78,7 +79,7 @@ async def observed(databases: Databases, vhosts: Vhosts, rabbit_server: RabbitSe
         try:
             await house.move_in(rabbit_server, names[0])
             await house.start()
-            await house.until("the example is operational", lambda: _is(house, "operational"), 60)
+            await stands(house, "operational", within=60)
             await house.stop()  # its processes go on
             dsn = (house.example / "var/trading/dsn").read_text().strip()
             stranger = await asyncpg.connect(dsn, server_settings={"application_name": CULPRIT})
@@ -106,10 +107,6 @@ async def observed(databases: Databases, vhosts: Vhosts, rabbit_server: RabbitSe
     for name in names:
         await databases.drop_database(name)
         await vhosts.delete_vhost(name)
-
-
-async def _is(serving: Serving, state: str) -> bool:
-    return await serving.state() == state
 
 
 async def test_everything_is_looked_at_and_asked_for_and_nothing_is_moved(observed: Observed) -> None:

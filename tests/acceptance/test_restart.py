@@ -4,7 +4,6 @@ One system lives through the whole file. Every story leaves it as it found it: o
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -23,11 +22,11 @@ import pytest_asyncio
 
 from schemas.base import parse_duration
 from service.embedded import RabbitServer
-from tests.acceptance.harness import ANSWER_WITHIN, COMPONENTS, COUNTERS, INSTANCE, SYSTEM, House
+from tests.acceptance.harness import ANSWER_WITHIN, COMPONENTS, COUNTERS, INSTANCE, SYSTEM, House, moved_in
 from tests.acceptance.heard import Heard, Match, answers, ended, entered
 from tests.faults.checker import check
 from tests.faults.evidence import Notification
-from tests.servers import Databases, reachable_directory, unique
+from tests.servers import Databases, reachable_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -79,23 +78,14 @@ class Scene:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(databases: Databases, rabbit_server: RabbitServer) -> AsyncIterator[Scene]:
     """The example, started by Relight for the first time, with something in its memory."""
-    name = unique("restart")
     with reachable_directory() as folder:
-        postgres_url, amqp_url = await databases.create_database(name), await rabbit_server.add_vhost(name)
-        house = House(folder, postgres_url, amqp_url)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(rabbit_server.delete_vhost, name)
-            stack.push_async_callback(databases.drop_database, name)
-            stack.push_async_callback(house.end)
-            await house.move_in(rabbit_server, name)
-            await house.start()
-            await house.until("serve is ready", house.ready)
-            heard = await stack.enter_async_context(Heard(amqp_url, SYSTEM))
-            await house.until("operational for the first time", lambda: _is(house, "operational"), 60)
-            for person in house.people.values():
-                await person.connect()
-            await house.until("ten trades in memory", lambda: _counted(house, 10))
-            yield Scene(house, heard)
+        async with moved_in(folder, databases, rabbit_server) as house:
+            await house.opens()
+            async with Heard(house.amqp_url, SYSTEM) as heard:
+                await house.works()
+                for person in house.people.values():
+                    await person.connect()
+                yield Scene(house, heard)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -106,14 +96,6 @@ async def calm(scene: Scene) -> AsyncIterator[Scene]:
     yield scene
     scene.heard.forget()
     scene.house.switch.unlink(missing_ok=True)
-
-
-async def _is(house: House, state: str) -> bool:
-    return await house.state() == state
-
-
-async def _counted(house: House, trades: int) -> bool:
-    return int((await house.counters()).get("trades", 0)) >= trades
 
 
 # --- 1. the whole restart, undisturbed ------------------------------------------------------------------------------

@@ -21,14 +21,14 @@ import pytest_asyncio
 from service.adapters.s3 import S3Storage
 from service.embedded import RabbitServer
 from service.embedded.ports import free_port
-from tests.acceptance.harness import COMPONENTS, SYSTEM, House
+from tests.acceptance.harness import COMPONENTS, SYSTEM, House, moved_in
 from tests.acceptance.heard import Heard, entered
 from tests.acceptance.surroundings import DISK, Disk, Servers, small_disk
 from tests.acceptance.terminal import ME, WHY, offered, paste, relight, says, stands
 from tests.faults.checker import check
 from tests.faults.evidence import Notification
 from tests.receivers import Hook, Mail, hook, mail, nobody
-from tests.servers import Databases, reachable_directory, unique
+from tests.servers import Databases, reachable_directory
 from tests.storages import BUCKET, bucket, s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
@@ -108,7 +108,6 @@ async def all_well(night: Night, before: Before, starts: int) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def night(databases: Databases, rabbit_server: RabbitServer) -> AsyncIterator[Night]:
-    name = unique("stuck")
     with (
         reachable_directory() as folder, small_disk(folder / "backups") as backups, small_disk(folder / "kept") as kept,
         mail() as post, hook() as web, nobody() as dead,
@@ -124,30 +123,16 @@ async def night(databases: Databases, rabbit_server: RabbitServer) -> AsyncItera
             described["restart"]["limits"]["verify"] = "6s"
             described["channels"] = {"warning": [f"file:{channels}/mail"], "critical": [f"file:{channels}/hook"]}
 
-        postgres_url, amqp_url = await databases.create_database(name), await rabbit_server.add_vhost(name)
-        house = House(folder, postgres_url, amqp_url)
-        house.rewrite(demanding)
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(rabbit_server.delete_vhost, name)
-            stack.push_async_callback(databases.drop_database, name)
-            mcp = Servers(port, await stack.enter_async_context(AsyncExitStack()))
-            stack.push_async_callback(house.end)
+        async with AsyncExitStack() as programs, moved_in(folder, databases, rabbit_server, demanding) as house:
+            mcp = Servers(port, programs)
             await mcp.start()
-            await house.move_in(rabbit_server, name)
-            heard = Heard(amqp_url, SYSTEM)
-            made = Night(house, heard, mcp, backups, kept, post, web, channels, dead)
+            made = Night(house, Heard(house.amqp_url, SYSTEM), mcp, backups, kept, post, web, channels, dead)
             made.reach(post.url)
             (channels / "hook").write_text(web.url)
-            await house.start()
-            await house.until("serve is ready", house.ready)
-            await stack.enter_async_context(heard)
-            await stands(house, "operational", within=60)
-            await house.until("ten trades in memory", lambda: _counted(house, 10))
-            yield made
-
-
-async def _counted(house: House, trades: int) -> bool:
-    return int((await house.counters()).get("trades", 0)) >= trades
+            await house.opens()
+            async with made.heard:
+                await house.works()
+                yield made
 
 
 @pytest_asyncio.fixture(loop_scope="module")
