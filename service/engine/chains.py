@@ -15,10 +15,14 @@ CHAIN = "chain"
 """The key of a snapshot's data: `depth` links, `correlation`, `traceparent`; absent where nobody began a chain."""
 
 
+_INSIDE = (StepReported, TimerFired)
+"""What carries no chain of its own."""
+
+
 def inherited(event: Event, snapshot: Snapshot) -> Event:
     """An event from inside as a link of the chain that the instance is in; any other event as it is."""
     chain = snapshot.data.get(CHAIN)
-    if not isinstance(event.data, StepReported | TimerFired) or not isinstance(chain, Mapping):
+    if type(event.data) not in _INSIDE or not isinstance(chain, Mapping):
         return event
     depth, correlation, trace = (chain.get(key) for key in ("depth", "correlation", "traceparent"))
     return replace(
@@ -31,7 +35,7 @@ def inherited(event: Event, snapshot: Snapshot) -> Event:
 
 def kept(event: Event, snapshot: Snapshot) -> Mapping[str, Json]:
     """What a move on `event` changes of the chain: an event from outside begins another one, or none."""
-    if isinstance(event.data, StepReported | TimerFired):
+    if type(event.data) in _INSIDE:
         return {}
     chain: dict[str, Json] = {"depth": event.depth, "correlation": event.correlation, "traceparent": event.traceparent}
     given: dict[str, Json] = {key: value for key, value in chain.items() if value}

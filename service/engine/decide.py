@@ -4,9 +4,9 @@ The machine decides (`machines/chart.py`); this file only carries out its verdic
 the engine's own events mean: a step's report, a timer, an answer, a person's act.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from typing import Any
 
 from machines.acts import answers, needs_a_person, when_silent
 from machines.evidence import record
@@ -64,29 +64,16 @@ def decide(work: Work, instance: InstanceId, event: Event) -> Outcome:
     """Applies `event` to `instance` within the batch; what it did is in the working set afterwards."""
     live = work.live(instance, event.system)
     event = chains.inherited(event, live.snapshot)
-    match event.data:
-        case StepReported() as report:
-            return _step_reported(work, live, event, report)
-        case TimerFired() as timer:
-            return _timer_fired(work, live, event, timer)
-        case ParticipantAnswered() as answer:
-            return _answered(work, live, event, answer)
-        case OperatorActed(act=Act.RETRY | Act.WAIVE, step=str()) as act:
-            return _step_acted(work, live, event, act)
-        case OperatorActed() as act:
-            return trigger(work, live, event, f"operator.{act.act}")
-        case ChecklistSigned() as signed:
-            why = sign(work, live, event, signed)
-            return Outcome.APPLIED if why is None else refuse(work, instance, event, (why,))
-        case MetricObserved() as metric:
-            work.observe(instance, metric.at or event.at, metric.value)
-    return trigger(work, live, event, event.name)
+    carried_out = _CARRIED_OUT.get(type(event.data))
+    if carried_out is None:
+        return trigger(work, live, event, event.name)
+    return carried_out(work, live, event, event.data)
 
 
 def refuse(work: Work, instance: InstanceId, event: Event, reasons: tuple[Reason, ...]) -> Outcome:
     """Logs and publishes that the event moved nothing, and why."""
     live = work.live(instance, event.system)
-    after = work.append(live, "refusal", live.snapshot, event, {"reasons": list(reasons)})
+    after = work.append(live, "refusal", event, {"reasons": list(reasons)})
     work.say(notices.refusal(after, reasons, event))
     return Outcome.REFUSED
 
@@ -110,27 +97,26 @@ def trigger(work: Work, live: Live, event: Event, name: str) -> Outcome:
 
 def _move(work: Work, live: Live, event: Event, move: Move) -> None:
     before = live.snapshot
-    move = replace(move, changes={**move.changes, **chains.kept(event, before)})
+    changes = {**move.changes, **chains.kept(event, before)}
     machine = live.chart.machine
     config_hash = before.config_hash
     if live.resting or before.entry == 0:
         config_hash = work.definitions.current_hash(before.system)
     state = machine.state(move.target)
-    data = merged(before.data, move.changes)
+    data = merged(before.data, changes)
     dwell_until, deadline_at = waits(state, live.system, data, work.now)
-    entered = replace(
-        before,
-        machine_version=machine.version,
-        config_hash=config_hash,
-        state=str(state.name),
-        entry=max(before.entry, _lost_entry(event)) + 1,
-        entered_at=work.now,
-        dwell_until=dwell_until,
-        deadline_at=deadline_at,
-        data=data,
-    )
+    entered = {
+        "machine_version": machine.version,
+        "config_hash": config_hash,
+        "state": str(state.name),
+        "entry": max(before.entry, _lost_entry(event)) + 1,
+        "entered_at": work.now,
+        "dwell_until": dwell_until,
+        "deadline_at": deadline_at,
+        "data": data,
+    }
     work.leave(live, before.entry)
-    after = work.append(live, "transition", entered, event, {"reason": move.reason, "changes": dict(move.changes)})
+    after = work.append(live, "transition", event, {"reason": move.reason, "changes": changes}, entered)
     work.say(notices.transition(before, after, state.status, move.reason, event))
     _enter(work, live, after)
     if state.passes:
@@ -242,6 +228,16 @@ def _step_reported(work: Work, live: Live, event: Event, report: StepReported) -
     return _progress(work, live, event)
 
 
+def _measured(work: Work, live: Live, event: Event, metric: MetricObserved) -> Outcome:
+    work.observe(live.snapshot.instance, metric.at or event.at, metric.value)
+    return trigger(work, live, event, event.name)
+
+
+def _signed(work: Work, live: Live, event: Event, signed: ChecklistSigned) -> Outcome:
+    why = sign(work, live, event, signed)
+    return Outcome.APPLIED if why is None else refuse(work, live.snapshot.instance, event, (why,))
+
+
 def _stay_if_asked(work: Work, live: Live, event: Event) -> None:
     """A step's success may move a due time of the state it belongs to: logged, and the state's other steps go on."""
     if On.STEP_DONE not in live.chart.possible(live.snapshot.state):
@@ -329,6 +325,12 @@ def _answered(work: Work, live: Live, event: Event, answer: ParticipantAnswered)
     return Outcome.ABSORBED
 
 
+def _acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Outcome:
+    if act.act in (Act.RETRY, Act.WAIVE) and act.step is not None:
+        return _step_acted(work, live, event, act)
+    return trigger(work, live, event, f"operator.{act.act}")
+
+
 def _step_acted(work: Work, live: Live, event: Event, act: OperatorActed) -> Outcome:
     instance = live.snapshot.instance
     row = live.steps.get(act.step or "")
@@ -378,3 +380,15 @@ def _waived_ahead(work: Work, live: Live, event: Event, act: OperatorActed) -> O
 def _say_step(work: Work, live: Live, row: StepRow, outcome: str, error: str | None) -> None:
     snapshot, at = live.snapshot, work.now
     work.say(notices.step(snapshot, row.state, row.key.entry, row.key.name, row.attempt, outcome, at, {}, error))
+
+
+_CARRIED_OUT: Mapping[type, Callable[[Work, Live, Event, Any], Outcome]] = {
+    StepReported: _step_reported,
+    TimerFired: _timer_fired,
+    ParticipantAnswered: _answered,
+    OperatorActed: _acted,
+    ChecklistSigned: _signed,
+    MetricObserved: _measured,
+}
+"""By the type of the data what an event means to the engine; all others only raise the trigger of their name. A table,
+because each isinstance that fails on a pydantic model costs more than all of this."""

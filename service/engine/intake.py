@@ -5,6 +5,7 @@ A batch is a prefix of each lane plus signals and due timers. Every event in it 
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -309,8 +310,8 @@ class Intake:
         outcomes = [settle(work, one, prepared.known, seen) for one in arrived]
         await self._write(work)
         metrics.BATCH_EVENTS.observe(len(arrived))
-        for outcome in outcomes:
-            metrics.EVENTS.labels(outcome=str(outcome)).inc()
+        for outcome, count in Counter(outcomes).items():
+            metrics.EVENTS.labels(outcome=str(outcome)).inc(count)
 
     async def _prepare(self, arrived: Sequence[Arrived], now: datetime) -> Prepared:
         events = [one.event for one in arrived if one.event is not None]
@@ -357,11 +358,12 @@ class Intake:
             # The gate's rows went from table to table, and stand before those of the batch.
             self._outbox.doubt()
         self._outbox.offer(ids, batch.outbox)
-        for row in batch.log:
-            if row.kind == "transition":
-                metrics.TRANSITIONS.labels(machine=row.instance.split("/", 1)[0], to=row.state_to).inc()
-                if row.event_type != MEASURED:
-                    self._log_transition(row)
+        moved = [row for row in batch.log if row.kind == "transition"]
+        for (machine, to), count in Counter((row.instance.split("/", 1)[0], row.state_to) for row in moved).items():
+            metrics.TRANSITIONS.labels(machine=machine, to=to).inc(count)
+        for row in moved:
+            if row.event_type != MEASURED:
+                self._log_transition(row)
         for letter in batch.dead:
             metrics.DEAD.labels(queue=letter.queue).inc()
         earliest = work.earliest_timer()

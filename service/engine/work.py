@@ -6,6 +6,8 @@ Event 2 sees event 1's effect because both look here; `batch()` is what one tran
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any
 
 from machines.acts import ways_out
 from machines.chart import Chart
@@ -34,6 +36,8 @@ from service.ports import (
     TimerRow,
     Token,
 )
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Live:
@@ -150,10 +154,13 @@ class Work:
 
     # --- what is written -------------------------------------------------------------------------------------------
 
-    def append(self, live: Live, kind: str, after: Snapshot, event: Event, extra: Mapping[str, object]) -> Snapshot:
-        """Adds a log row for the instance; its snapshot becomes `after` with the next seq and the new chain head."""
+    def append(
+        self, live: Live, kind: str, event: Event, extra: Mapping[str, object], moved: Mapping[str, Any] = NOTHING
+    ) -> Snapshot:
+        """Adds a log row for the instance; its snapshot is changed by `moved`, and has the next seq and chain head."""
         before = live.snapshot
-        row, head = log_row(kind, before, replace(after, seq=before.seq + 1, epoch=self.epoch), event, extra)
+        after = replace(before, seq=before.seq + 1, epoch=self.epoch, **moved)
+        row, head = log_row(kind, before, after, event, extra)
         self._log.append(row)
         live.snapshot = head
         self._touched[head.instance] = None

@@ -30,11 +30,14 @@ Row = Any
 
 _MICROSECOND = timedelta(microseconds=1)
 
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+"""Made once: `json.dumps` makes one for each text."""
+
 
 def dump(value: Mapping[str, Json]) -> str:
     """JSON text, the same for the same value. Raises Poison for what JSON cannot say (NaN, infinity)."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return _ENCODER.encode(value)
     except (TypeError, ValueError) as error:
         raise Poison(f"a value cannot be stored as JSON: {error}") from error
 
