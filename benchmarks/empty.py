@@ -3,25 +3,19 @@
 Run as `serve` is. Each action answers at once with the evidence that the machine's guards ask for.
 """
 
-import asyncio
-import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import uvloop
-
+from benchmarks.as_serve import run
 from machines.model import PlannedStep
 from schemas.base import Json
 from schemas.system import System
-from service import logs
 from service.adapters.postgres import PostgresStore
 from service.adapters.rabbitmq import RabbitBroker
-from service.adapters.systems import load_systems
-from service.app import Addresses, Service
+from service.app import Service
 from service.engine.runner import Runner
 from service.ports import Done, StepContext, Waiting
-from service.settings import Settings
 from service.steps.registry import ACTIONS
 
 DIGEST = "0" * 64
@@ -91,18 +85,5 @@ def describe(user: str, folder: Path) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """`python -m benchmarks.empty serve --systems PATH`, with the settings of `serve`."""
-    settings = Settings.load()
-    logs.configure(settings.logs)
-    servers = settings.servers
-    if servers.postgres_url is None or servers.amqp_url is None:
-        raise SystemExit("RELIGHT_POSTGRES_URL and RELIGHT_AMQP_URL must be set")
-    addresses = Addresses(servers.postgres_url.get_secret_value(), servers.amqp_url.get_secret_value())
-    service = Empty(settings, load_systems([Path(sys.argv[-1])]), addresses, None)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(service.run())
-
-
 if __name__ == "__main__":
-    main()
+    run(lambda settings, systems, addresses: Empty(settings, systems, addresses, None))

@@ -3,16 +3,11 @@
 A million alerts do not belong into files; engine, store and broker are the real ones, and so is the machine.
 """
 
-import asyncio
-import sys
-from pathlib import Path
+from collections.abc import Mapping
 
-import uvloop
-
+from benchmarks.as_serve import run
 from schemas.rules import Alert
 from schemas.system import System
-from service import logs
-from service.adapters.systems import load_systems
 from service.app import Addresses, Service
 from service.settings import Settings
 
@@ -26,19 +21,10 @@ class Wide(System):
         return THRESHOLDS
 
 
-def main() -> None:
-    """`python -m benchmarks.wide serve --systems PATH`, with the settings of `serve`."""
-    settings = Settings.load()
-    logs.configure(settings.logs)
-    servers = settings.servers
-    if servers.postgres_url is None or servers.amqp_url is None:
-        raise SystemExit("RELIGHT_POSTGRES_URL and RELIGHT_AMQP_URL must be set")
-    addresses = Addresses(servers.postgres_url.get_secret_value(), servers.amqp_url.get_secret_value())
-    systems = load_systems([Path(sys.argv[-1])])
+def _make(settings: Settings, systems: Mapping[str, System], addresses: Addresses) -> Service:
     wide = {name: Wide.model_validate_json(system.canonical()) for name, system in systems.items()}
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Service(settings, wide, addresses, None).run())
+    return Service(settings, wide, addresses, None)
 
 
 if __name__ == "__main__":
-    main()
+    run(_make)
