@@ -1,11 +1,10 @@
-"""(f): the same throughput with few instances and with very many, each with a log behind it, a checkpoint included.
+"""The same throughput with few instances and with very many, each with a log behind it, a checkpoint included.
 
 The tables are filled by SQL, not by the engine: rows of the real widths under the real keys, whose log texts are copies
 and whose chains nobody could verify. What is measured is what the service adds to them.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,14 +85,10 @@ async def measure(track: Track, files: Path, sizes: Sizes) -> float:
     async with Tables(place.postgres_url) as tables, Tables(place.postgres_url) as other:
         await tables.execute("CHECKPOINT")
         said = await tables.said()
-        async with serving(serve, before=WIDE):
-            midway = asyncio.create_task(_checkpoint_midway(other, said + wave.count // 2))
-            try:
-                counted = await tables.until_told(wave.source, wave.count, said, serve)
-            finally:
-                midway.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await midway
+        async with serving(serve, before=WIDE), asyncio.TaskGroup() as tasks:
+            midway = tasks.create_task(_checkpoint_midway(other, said + wave.count // 2))
+            counted = await tables.until_told(wave.source, wave.count, said, serve)
+            midway.cancel()
         await tables.prove(wave.source, wave.count, log=False)
     await prove_told(track, wave)
     return counted.rate

@@ -1,4 +1,4 @@
-"""(g): two replicas of `serve` with two shards, under a live producer: what a second process adds on this machine."""
+"""Two replicas of `serve` with two shards, under a live producer: what a second process adds on this machine."""
 
 import asyncio
 import os
@@ -40,9 +40,9 @@ async def measure(track: Track, files: Path, sizes: Sizes) -> float:
         try:
             await _share(tables, first)
             said, wave = await tables.said(), track.wave(sizes.live)
-            producing = asyncio.create_task(publish(place, [wave]))
-            counted = await tables.until_told(wave.source, wave.count, said, first, second)
-            await producing
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(publish(place, [wave]))
+                counted = await tables.until_told(wave.source, wave.count, said, first, second)
             if await tables.value(OWNERS) != SHARDS:
                 raise BenchError("one replica came to own both shards while they were measured")
         finally:

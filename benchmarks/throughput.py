@@ -1,4 +1,4 @@
-"""(a): durable transitions a second of the real `serve`, from a full queue and with a live producer; absorbed apart."""
+"""Durable transitions a second of the real `serve`, from a full queue and with a live producer; absorbed apart."""
 
 import asyncio
 from dataclasses import dataclass
@@ -47,9 +47,9 @@ async def measure(ground: Ground, track: Track, files: Path, sizes: Sizes) -> Th
             absorbed = await tables.until_absorbed(still.source, still.count, serve)
             said = await tables.said()
             live = track.wave(sizes.live)
-            producing = asyncio.create_task(publish_paced(track, live, from_queue.rate * FASTER))
-            with_producer = await tables.until_told(live.source, live.count, said, serve)
-            await producing
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(publish_paced(track, live, from_queue.rate * FASTER))
+                with_producer = await tables.until_told(live.source, live.count, said, serve)
             memory = resident(serve.pid)
         for wave, outcome in ((full, "applied"), (live, "applied"), (still, "absorbed")):
             await tables.prove(wave.source, wave.count, outcome)
