@@ -1,4 +1,4 @@
-"""(c): the naive way measured like Relight: a full queue, each event once, everything proven afterwards."""
+"""The naive way measured like Relight: a full queue, each event once, everything proven afterwards."""
 
 from pathlib import Path
 

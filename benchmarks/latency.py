@@ -1,4 +1,4 @@
-"""(d): from the publish to the notification, at a pace; and the points of the plot, one load after another."""
+"""From the publish to the notification, at a pace; and the points of the plot, one load after another."""
 
 import asyncio
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""(b), the limit: pgbench, in C, on the same tables, rows and indexes. Nothing here is slowed down by Python.
+"""The limit: pgbench, in C, on the same tables, rows and indexes. Nothing here is slowed down by Python.
 
 One event a transaction: the statements that a straightforward client sends, over 16 connections. Batched: the very
 batches that the store commits, through the same function, from one connection.

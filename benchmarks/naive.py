@@ -1,4 +1,4 @@
-"""(c), the naive way, as a careful engineer writes it first: one event, one transaction, one publish, one ack.
+"""The naive way, as a careful engineer writes it first: one event, one transaction, one publish, one ack.
 
 asyncpg and aio-pika, the machine's own decision, and the very rows that Relight writes: inbox, log with its hash chain,
 snapshot, observation, outbox. It answers each event alone, serially or with several at once. What it does not have is

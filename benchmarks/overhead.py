@@ -1,4 +1,4 @@
-"""(e): the engine's own part of a restart: the real lifecycle, service and servers, and its steps, which do nothing.
+"""The engine's own part of a restart: the real lifecycle, service and servers, and its steps, which do nothing.
 
 From the log row in which the restart begins to the one in which the system is operational again: the transitions, the
 steps claimed, performed, recorded and reported back, one after another as the table has them.

@@ -1,4 +1,4 @@
-"""(b): the store alone, and the same batches laid ready for pgbench: a process of its own, on the loop that serve uses.
+"""The store alone, and the same batches laid ready for pgbench: a process of its own, on the loop that serve uses.
 
 Both databases stand at the same snapshots, so that one decision serves both.
 """
