@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from machines.courses import Courses
 from machines.explore import Configuration, Exploration, Explorer, Key, Outcome
 from machines.violations import Violation
 
@@ -12,14 +13,15 @@ def crash_findings(explorer: Explorer, seen: Exploration) -> Iterator[Violation]
     """Every entry of a state that leaves it otherwise when Relight is killed and started again somewhere in between."""
     named: set[str] = set()
     for entry in _entries(explorer, seen):
+        courses = Courses(explorer)
         for fate in _fates(entry):
             if entry.state in named:
                 break
-            points = list(_points(explorer, entry, fate))
+            points = list(_points(courses, entry, fate))
             # Nobody acting, all points of one run leave the state in the same way: as the last one does.
-            wanted = _end(explorer, points[-1], fate)
+            wanted = _end(courses, points[-1], fate)
             for point in points:
-                differing = (r for r in explorer.crashes(point) if _end(explorer, r, fate) != wanted)
+                differing = (r for r in courses.crashes(point) if _end(courses, r, fate) != wanted)
                 restarted = next(differing, None)
                 if restarted is not None:
                     named.add(entry.state)
@@ -44,18 +46,18 @@ def _fates(entry: Configuration) -> Iterator[Mapping[str, Outcome]]:
             yield {line: outcome}
 
 
-def _points(explorer: Explorer, entry: Configuration, fate: Mapping[str, Outcome]) -> Iterator[Configuration]:
+def _points(courses: Courses, entry: Configuration, fate: Mapping[str, Outcome]) -> Iterator[Configuration]:
     """Where the run stands after each commit until the state is left."""
     here: Configuration | None = entry
     passed: set[Key] = set()
     while here is not None and here.state == entry.state and here.whole not in passed:
         passed.add(here.whole)
         yield here
-        here = explorer.advance(here, fate, Exploration())
+        here = courses.advance(here, fate)
 
 
-def _end(explorer: Explorer, here: Configuration, fate: Mapping[str, Outcome]) -> Key:
-    left = explorer.run_on(here, fate)
+def _end(courses: Courses, here: Configuration, fate: Mapping[str, Outcome]) -> Key:
+    left = courses.run_on(here, fate)
     return left.whole
 
 

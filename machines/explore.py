@@ -30,7 +30,7 @@ from machines.plan import plan
 from machines.samples import EVIDENCE, SETTLED_ALIKE, SPAN, STANDING, START, SYSTEMS, THIS_PLAN, instances, samples
 from machines.watching import HISTORY, Memory, Taken
 from schemas.base import Closed, Json
-from schemas.events import ApprovalDenied, ApprovalGiven, SystemRegistered
+from schemas.events import ApprovalDenied, ApprovalGiven
 from schemas.system import System
 
 Data = Mapping[str, Json]
@@ -105,9 +105,11 @@ class Explorer:
         self.machine, self.system, self.instance = machine, system, instance
         self._taken = Taken(machine)
         self._chart = Chart(self._taken.machine)
-        self._samples = samples(machine, instance)
+        self.samples = samples(machine, instance)
         self._snapshot: tuple[Configuration, Snapshot, Memory] | None = None
         self._events: dict[tuple[str, int, int], Event] = {}
+        self.states = {str(state.name): state for state in machine.states}
+        self._plans: dict[str, tuple[StepFact, ...]] = {}
         self._moments = 4 if any(state.dwell is not None and not state.steps for state in machine.states) else 1
 
     def explore(self, limit: int = 200_000) -> Exploration:
@@ -130,69 +132,32 @@ class Explorer:
         seen.opened = {i for i, transition in enumerate(self.machine.transitions) if i in self._taken.indexes}
         return seen
 
-    def run_on(self, here: Configuration, fate: Mapping[str, Outcome]) -> Configuration:
-        """Goes on until the state is left, nobody acting: each line of the table ends as `fate` says, else well."""
-        seen = Exploration()
-        state = here.state
-        then: Configuration | None = here
-        while then is not None and then.state == state:
-            here, then = then, self.advance(then, fate, seen)
-        return then or here
-
-    def crashes(self, here: Configuration) -> Iterator[Configuration]:
-        """What a restarted Relight finds: the next step was interrupted (one attempt more); it reads its files anew."""
-        seen = Exploration()
-        resumed = here
-        if steps := list(_open(here.steps)):
-            again = replace(steps[0], attempt=steps[0].attempt + 1)
-            resumed = replace(here, steps=tuple(again if s is steps[0] else s for s in here.steps))
-        yield resumed
-        for trigger, event in self._samples:
-            if isinstance(event, SystemRegistered):
-                moved = self._decided(resumed, trigger, event, seen)
-                if moved is not None:
-                    yield moved
-
-    def advance(self, here: Configuration, fate: Mapping[str, Outcome], seen: Exploration) -> Configuration | None:
-        state = self.machine.state(here.state)
-        raised = self._raised(here)
-        for trigger in raised:
-            if (there := self._decided(here, trigger, None, seen)) is not None:
-                return there
-        for step in _open(here.steps):
-            outcome = fate.get(step.planned.name.split(":")[0], Outcome.GOOD)
-            outcome = outcome if outcome in _possible(step) else Outcome.GOOD
-            return self._stayed(_settle(here, step, outcome), outcome, seen)
-        if state.dwell is not None and not here.dwelled:
-            return replace(here, dwelled=True, moment=min(here.moment + 1, self._moments - 1))
-        if state.deadline is not None and not raised:
-            return self._decided(here, On.DEADLINE_PASSED, None, seen)
-        return None
-
     def _next(self, here: Configuration, seen: Exploration) -> Iterator[Edge]:
-        state = self.machine.state(here.state)
-        raised = self._raised(here)
-        for trigger in raised:
-            if (there := self._decided(here, trigger, None, seen)) is not None:
+        state = self.states[here.state]
+        for trigger in self.raised(here):
+            if (there := self.decided(here, trigger, None, seen)) is not None:
                 yield Edge(here, there, trigger, True)
                 # The engine raises these in the very transaction that settles the step: nothing comes in between.
                 return
-        for step in _open(here.steps):
-            for outcome in _possible(step):
-                settled = self._stayed(_settle(here, step, outcome), outcome, seen)
+        for step in open_steps(here.steps):
+            for outcome in possible(step):
+                settled = self.stayed(settle(here, step, outcome), outcome, seen)
                 yield Edge(here, settled, None, outcome is not Outcome.WAIVED)
         if state.dwell is not None and not here.dwelled:
-            passed = replace(here, dwelled=True, moment=min(here.moment + 1, self._moments - 1))
-            yield Edge(here, passed, None, True)
-        if state.deadline is not None and (there := self._decided(here, On.DEADLINE_PASSED, None, seen)) is not None:
+            yield Edge(here, self.dwelt(here), None, True)
+        if state.deadline is not None and (there := self.decided(here, On.DEADLINE_PASSED, None, seen)) is not None:
             yield Edge(here, there, On.DEADLINE_PASSED, True)
-        for trigger, event in self._samples:
-            if (there := self._decided(here, trigger, event, seen)) is not None:
+        for trigger, event in self.samples:
+            if (there := self.decided(here, trigger, event, seen)) is not None:
                 yield Edge(here, there, trigger, False)
         if here.moment + 1 < self._moments:
             yield Edge(here, replace(here, moment=here.moment + 1), None, False)
 
-    def _stayed(self, here: Configuration, outcome: Outcome, seen: Exploration) -> Configuration:
+    def dwelt(self, here: Configuration) -> Configuration:
+        """The state's dwell has passed."""
+        return replace(here, dwelled=True, moment=min(here.moment + 1, self._moments - 1))
+
+    def stayed(self, here: Configuration, outcome: Outcome, seen: Exploration) -> Configuration:
         """What a step's success changes while the state goes on: the data only, by a transition that stays."""
         if outcome is not Outcome.GOOD or On.STEP_DONE not in self._chart.possible(here.state):
             return here
@@ -203,10 +168,11 @@ class Explorer:
         data = {name: value for name, value in {**here.data, **verdict.changes}.items() if value is not None}
         return replace(here, data=data)
 
-    def _raised(self, here: Configuration) -> tuple[str, ...]:
+    def raised(self, here: Configuration) -> tuple[str, ...]:
+        """What the engine raises by itself in the transaction that brought it `here`."""
         if not here.entered:
             return ()
-        state = self.machine.state(here.state)
+        state = self.states[here.state]
         if any(step.status is StepStatus.FAILED and not step.planned.optional for step in here.steps):
             return (On.STEP_FAILED,)
         settled = all(_passed(step) for step in here.steps)
@@ -214,9 +180,10 @@ class Explorer:
         ends = not (state.resting or state.final or state.asks is not None)
         return (On.COMPLETED,) if settled and waited and ends else ()
 
-    def _decided(
+    def decided(
         self, here: Configuration, trigger: str, data: Closed | None, seen: Exploration
     ) -> Configuration | None:
+        """Where the chart moves `here` on `trigger`; None: nowhere."""
         verdict = self._decide(here, trigger, data, seen)
         if not isinstance(verdict, Move):
             return None
@@ -233,10 +200,16 @@ class Explorer:
         data = {name: value for name, value in {**here.data, **move.changes}.items() if value is not None}
         if move.stay:
             return replace(here, data=data)
-        state = self.machine.state(move.target)
-        planned = plan(self.machine, state, self.system, data)
-        steps = tuple(StepFact(step, StepStatus.PLANNED, 1) for step in planned)
-        return Configuration(move.target, True, data, steps, here.moment, False, _proven(here))
+        return Configuration(
+            move.target, True, data, self._planned(move.target, data), here.moment, False, _proven(here)
+        )
+
+    def _planned(self, target: str, data: Data) -> tuple[StepFact, ...]:
+        """The steps of an entry of `target`: worked out once a state, since the plan is the system's alone."""
+        if (known := self._plans.get(target)) is None:
+            planned = plan(self.machine, self.states[target], self.system, data)
+            self._plans[target] = known = tuple(StepFact(step, StepStatus.PLANNED, 1) for step in planned)
+        return known
 
     def _decide(self, here: Configuration, trigger: str, data: Closed | None, seen: Exploration) -> Verdict | None:
         """The real chart's verdict. None: a guard raised. Whatever is wrong with how it was reached is noted."""
@@ -333,7 +306,7 @@ def _about_this_plan(data: Closed, remembered: Data) -> Closed:
     return data
 
 
-def _open(steps: tuple[StepFact, ...]) -> Iterator[StepFact]:
+def open_steps(steps: tuple[StepFact, ...]) -> Iterator[StepFact]:
     """The steps that may be worked on now: the lowest position that is not settled."""
     waiting = [step for step in steps if not _passed(step)]
     if waiting:
@@ -345,7 +318,8 @@ def _passed(step: StepFact) -> bool:
     return step.status in SETTLED or (step.planned.optional and step.status is StepStatus.FAILED)
 
 
-def _possible(step: StepFact) -> tuple[Outcome, ...]:
+def possible(step: StepFact) -> tuple[Outcome, ...]:
+    """What may become of `step`, as far as guards could tell it apart."""
     action = step.planned.action
     bad = (Outcome.BAD,) if EVIDENCE.get(action, ({}, None))[1] is not None else ()
     # Both are settled without having been done; a participant's silence stands for its waiver too.
@@ -365,12 +339,14 @@ _STATUS = {
 }
 
 
-def _settle(here: Configuration, step: StepFact, outcome: Outcome) -> Configuration:
+def settle(here: Configuration, step: StepFact, outcome: Outcome) -> Configuration:
+    """The same place, `step` having ended so."""
     good, bad = EVIDENCE.get(step.planned.action, ({}, None))
     result = {Outcome.GOOD: good, Outcome.BAD: bad}.get(outcome) or {}
     error = None if outcome in (Outcome.GOOD, Outcome.BAD) else outcome.value
-    ended = replace(step, status=_STATUS[outcome], result=result, error=error)
-    return replace(here, steps=tuple(ended if s is step else s for s in here.steps))
+    ended = StepFact(step.planned, _STATUS[outcome], step.attempt, result, error)
+    steps = tuple(ended if s is step else s for s in here.steps)
+    return Configuration(here.state, here.entered, here.data, steps, here.moment, here.dwelled, here.proofs)
 
 
 _EXACT = frozenset({BUDGETS, "level", "breached_at", "critical_at", "measured_at"})
