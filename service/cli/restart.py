@@ -13,11 +13,14 @@ from service.cli.follow import follow
 from service.cli.live import LiveLines
 from service.cli.local_door import Request, put, request, taken_in
 from service.cli.render import Ending, Story, Tone
-from service.errors import RelightError
+from service.errors import RelightError, Unavailable
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.adapters.postgres import PostgresStore
+
+FOLLOWED_WITHIN = timedelta(seconds=15)
+"""How long a broker that is away is waited for by somebody who wants to watch."""
 
 
 def restart(
@@ -52,10 +55,19 @@ async def _restart(settings: Settings, screen: Screen, asked: Request, watch: bo
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(store(settings))
         snapshot = await _standing(opened, system, instance)
-        topic = await stack.enter_async_context(status_topic(settings).watching(f"{system}.lifecycle.#"))
-        await put(opened, asked)
         if not watch:
+            await put(opened, asked)
             return await _answer(screen, opened, asked, instance, snapshot.seq, quiet=quiet)
+        try:
+            async with asyncio.timeout(FOLLOWED_WITHIN.total_seconds()):
+                topic = await stack.enter_async_context(status_topic(settings).watching(f"{system}.lifecycle.#"))
+        except TimeoutError as error:
+            raise Unavailable(
+                "RabbitMQ",
+                f"the status topic could not be followed within {FOLLOWED_WITHIN.total_seconds():g} s, and nothing was "
+                "asked for.\nStart it, or ask without --watch: that needs no broker.",
+            ) from error
+        await put(opened, asked)
         limit = await _limit(opened, snapshot)
         story = Story(local_zone(), limit=limit, request=asked.event_id)
         with LiveLines(screen, quiet=quiet) as lines:

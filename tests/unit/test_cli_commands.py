@@ -401,3 +401,26 @@ def test_act_that_nobody_takes_in_says_that_it_is_kept(
     status, _, err = run("act", ACTED, "abort", "--reason", "x")
     assert status == 1
     assert "no `relight serve` decides for metrics.\nIt is kept" in err
+
+
+@pytest.fixture
+def no_broker(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses are known, and nobody listens at the broker's."""
+    monkeypatch.setenv("RELIGHT_POSTGRES_URL", "postgresql://relight@127.0.0.1:1/relight")
+    monkeypatch.setenv("RELIGHT_AMQP_URL", "amqp://guest:guest@127.0.0.1:1/")
+    monkeypatch.setattr("service.cli.restart.FOLLOWED_WITHIN", timedelta(seconds=0.3))
+
+
+@pytest.mark.usefixtures("no_broker")
+def test_restart_is_asked_for_while_the_broker_is_away(run: Any, desk: SimpleNamespace) -> None:
+    status, out, _ = run("restart", "metrics")
+    assert (status, len(desk.signals)) == (0, 1)
+    assert "accepted: lifecycle/metrics is preparing_for_restart.resuming" in out
+
+
+@pytest.mark.usefixtures("no_broker")
+def test_restart_that_cannot_be_watched_is_not_asked_for(run: Any, desk: SimpleNamespace) -> None:
+    status, _, err = run("restart", "metrics", "--watch")
+    assert (status, desk.signals) == (1, [])
+    assert "nothing was asked for" in err
+    assert "without --watch" in err
