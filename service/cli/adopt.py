@@ -1,6 +1,7 @@
 """`relight adopt`: a first system's file from what is found on this machine. It writes that file, no more.
 
-The text is read back through the very loader that `serve` uses before it is written; a file is never overwritten.
+The text is read back through the very loader that `serve` uses before it is written; a file that is there is replaced
+only with --force.
 """
 
 import asyncio

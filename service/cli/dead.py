@@ -14,13 +14,13 @@ from schemas.envelope import Read, Rejected, read
 from service.cli.connect import store
 from service.cli.console import Screen
 from service.cli.home import find
-from service.cli.local_door import TAKEN_IN_WITHIN
+from service.cli.local_door import TAKEN_IN_WITHIN, Request, put
 from service.cli.publish import CONFIRM_WITHIN
 from service.cli.render import Tone
 from service.cli.restart import local_zone
 from service.cli.words import day, short
 from service.errors import RelightError, Unavailable
-from service.ports import DeadRow, EventKey, NewSignal, Reader, Sent, Settled, Settlement, UndeliveredRow
+from service.ports import DeadRow, EventKey, Reader, Sent, Settled, Settlement, UndeliveredRow
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ async def _replay(settings: Settings, opened: "PostgresStore", name: str, reason
     if user is not None:
         await _publish(settings, row.letter.routing_key, key, body, user)
     else:
-        signal = NewSignal(str(event["subject"]), body.decode(), user=getpass.getuser(), local=True)
-        await opened.signal([signal])
+        await put(opened, Request(key.id, str(event["subject"]), body.decode()))
     # Settled at once: it was put through the door, and its new id makes a second replay a known event.
     await _settle(opened, row, Settled.REPLAYED, reason)
     outcomes = await _outcomes(opened, key)

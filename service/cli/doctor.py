@@ -5,6 +5,7 @@ What one system's file needs is looked at in `doctor_systems.py`.
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -74,11 +75,9 @@ async def _everything(paths: Sequence[Path]) -> list[Finding]:
 
 
 def _folder(home: Path) -> str:
-    home.mkdir(parents=True, exist_ok=True)
-    probe = home / f".doctor.{os.getpid()}"
-    probe.write_text("x")
-    probe.unlink()
-    return f"{home} can be written to"
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    with tempfile.TemporaryFile(dir=there):
+        return f"{home} can be {'written to' if there == home else 'made'}"
 
 
 def _programs() -> Iterator[Finding]:
