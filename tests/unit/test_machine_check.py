@@ -12,7 +12,8 @@ from machines import check as checking
 from machines.alert import ALERT
 from machines.check import Report, check, check_all, fingerprint_findings, main
 from machines.fingerprint import accept, committed, fingerprint, label
-from machines.lifecycle import LIFECYCLE, At
+from machines.lifecycle import LIFECYCLE
+from machines.lifecycle_states import At
 from machines.model import Facts, Machine, On, Reason, State, Step, Transition
 from machines.registry import MACHINES
 from machines.samples import SYSTEMS
