@@ -64,7 +64,7 @@ def decide(work: Work, instance: InstanceId, event: Event) -> Outcome:
     """Applies `event` to `instance` within the batch; what it did is in the working set afterwards."""
     live = work.live(instance, event.system)
     event = chains.inherited(event, live.snapshot)
-    carried_out = _CARRIED_OUT.get(type(event.data))
+    carried_out = CARRIED_OUT.get(type(event.data))
     if carried_out is None:
         return trigger(work, live, event, event.name)
     return carried_out(work, live, event, event.data)
@@ -382,7 +382,7 @@ def _say_step(work: Work, live: Live, row: StepRow, outcome: str, error: str | N
     work.say(notices.step(snapshot, row.state, row.key.entry, row.key.name, row.attempt, outcome, at, {}, error))
 
 
-_CARRIED_OUT: Mapping[type, Callable[[Work, Live, Event, Any], Outcome]] = {
+CARRIED_OUT: dict[type, Callable[[Work, Live, Event, Any], Outcome]] = {
     StepReported: _step_reported,
     TimerFired: _timer_fired,
     ParticipantAnswered: _answered,

@@ -5,7 +5,6 @@ A batch is a prefix of each lane plus signals and due timers. Every event in it 
 
 import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from machines.model import Event, InstanceId
 from schemas.events import TimerFired
 from service import metrics
 from service.crash import crash_point
+from service.engine.counting import count_outcomes, count_rows
 from service.engine.definitions import Definitions
 from service.engine.gate import concerned
 from service.engine.outbox import Outbox
@@ -23,7 +23,7 @@ from service.engine.reading import UNREADABLE, Arrived, addresses, from_delivery
 from service.engine.settle import bury_poison, settle
 from service.engine.work import Work
 from service.errors import Conflict, LostLease, Misconfigured, RelightError, Transient, Unavailable
-from service.ports import Clock, Delivery, EventKey, Lanes, LogRow, Ownership, Prepared, Store, TimerRow, epoch_of
+from service.ports import Clock, Delivery, EventKey, Lanes, Ownership, Prepared, Store, TimerRow, epoch_of
 
 ATTEMPTS = 3
 """How often an event is tried alone before it becomes a dead letter; only tries alone are counted."""
@@ -44,9 +44,6 @@ STUCK = 5
 
 FULL = 0.05
 """Seconds between looks at a full outbox; deliveries wait in their queues meanwhile."""
-
-MEASURED = "relight.metric.observed"
-"""Transitions on measurements come by the thousand: they stand in the log table and on the status topic only."""
 
 ALONE = 20
 """Redelivered events settled one by one before signals and timers have their turn: after a crash a cancel waits for
@@ -310,8 +307,7 @@ class Intake:
         outcomes = [settle(work, one, prepared.known, seen) for one in arrived]
         await self._write(work)
         metrics.BATCH_EVENTS.observe(len(arrived))
-        for outcome, count in Counter(outcomes).items():
-            metrics.EVENTS.labels(outcome=str(outcome)).inc(count)
+        count_outcomes(outcomes)
 
     async def _prepare(self, arrived: Sequence[Arrived], now: datetime) -> Prepared:
         events = [one.event for one in arrived if one.event is not None]
@@ -358,23 +354,10 @@ class Intake:
             # The gate's rows went from table to table, and stand before those of the batch.
             self._outbox.doubt()
         self._outbox.offer(ids, batch.outbox)
-        moved = [row for row in batch.log if row.kind == "transition"]
-        for (machine, to), count in Counter((row.instance.split("/", 1)[0], row.state_to) for row in moved).items():
-            metrics.TRANSITIONS.labels(machine=machine, to=to).inc(count)
-        for row in moved:
-            if row.event_type != MEASURED:
-                self._log_transition(row)
-        for letter in batch.dead:
-            metrics.DEAD.labels(queue=letter.queue).inc()
+        count_rows(batch)
         earliest = work.earliest_timer()
         if earliest is not None and (self._next_timer is None or earliest < self._next_timer):
             self._next_timer = earliest
-
-    def _log_transition(self, row: LogRow) -> None:
-        log.info(
-            "transition", instance=row.instance, seq=row.seq, state_from=row.state_from, state_to=row.state_to,
-            event_type=row.event_type, event_id=row.event.id, user=row.user,
-        )  # fmt: skip
 
     @property
     def _epoch(self) -> int:

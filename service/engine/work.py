@@ -3,7 +3,7 @@
 Event 2 sees event 1's effect because both look here; `batch()` is what one transaction then writes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from service.engine.definitions import Definitions
 from service.engine.held import Held
 from service.engine.places import place_of
 from service.engine.records import log_row
+from service.engine.waiving import WAIVERS
 from service.errors import Misconfigured
 from service.ports import (
     GATE_TIMER,
@@ -38,6 +39,7 @@ from service.ports import (
 )
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""A log row after which the snapshot is as before, but for its seq and its chain head."""
 
 
 class Live:
@@ -53,6 +55,21 @@ class Live:
     @property
     def resting(self) -> bool:
         return self.chart.machine.state(self.snapshot.state).resting
+
+    @property
+    def may_have_rows(self) -> bool:
+        """Whether steps or timers of the current entry may be stored: not those of a rest that has neither, which most
+        alerts stand in.
+
+        The loaded rows count beside what the table says: another version of it may have planned them. One that had a
+        step be repeated at such a rest would leave a due time, which names an entry that is over and is absorbed.
+        """
+        here = self.snapshot
+        state = self.chart.machine.state(here.state)
+        if not state.resting or self.steps or state.steps or WAIVERS in here.data:
+            return True
+        waits = (state.dwell, state.deadline, here.dwell_until, here.deadline_at)
+        return any(wait is not None for wait in waits)
 
     def commands(self, row: StepRow | None = None) -> tuple[str, ...]:
         """The commands that end a wait: about the step that is waited for, then about the instance."""
@@ -99,7 +116,7 @@ class Work:
         self._leave: list[tuple[InstanceId, int]] = []
         self._new_steps: dict[StepKey, StepRow] = {}
         self._changes: dict[StepKey, StepChange] = {}
-        self._timers: dict[tuple[InstanceId, str], TimerRow] = {}
+        self._timers: dict[InstanceId, dict[str, TimerRow]] = {}
         self._fired: list[TimerRow] = []
         self._signals: list[int] = []
         self._outbox: list[OutMessage] = []
@@ -169,16 +186,18 @@ class Work:
     def leave(self, live: Live, entry: int) -> None:
         """Cancels the steps of a state entry that is over and drops its timers."""
         instance = live.snapshot.instance
-        self._leave.append((instance, entry))
-        for key, change in list(self._changes.items()):
+        if live.may_have_rows:
+            self._leave.append((instance, entry))
+        for key in [row.key for row in live.steps.values()]:
+            change = self._changes.get(key)
             # What ended a step by now stays told of it: it was waived, not cancelled.
-            if key.instance == instance and change.status not in ENDED:
+            if change is not None and change.status not in ENDED:
                 del self._changes[key]
-        for key, row in self._new_steps.items():
-            if key.instance == instance and row.status not in ENDED:
-                self._new_steps[key] = replace(row, status=StepStatus.CANCELLED)
-        for timer in [timer for timer in self._timers if timer[0] == instance and timer[1] != GATE_TIMER]:
-            del self._timers[timer]
+            new = self._new_steps.get(key)
+            if new is not None and new.status not in ENDED:
+                self._new_steps[key] = replace(new, status=StepStatus.CANCELLED)
+        timers = self._timers.get(instance, {})
+        self._timers[instance] = {kind: timer for kind, timer in timers.items() if kind == GATE_TIMER}
         live.steps = {}
 
     def add(self, live: Live, rows: Iterable[StepRow]) -> None:
@@ -206,7 +225,7 @@ class Work:
         """A due time of the current state entry, or of another `entry`."""
         instance = live.snapshot.instance
         entry = live.snapshot.entry if entry is None else entry
-        self._timers[instance, kind] = TimerRow(instance, entry, kind, due_at)
+        self._timers.setdefault(instance, {})[kind] = TimerRow(instance, entry, kind, due_at)
 
     def gate(self, live: Live) -> Held | None:
         """The gate of the instance's system; None when this batch did not ask for it."""
@@ -234,7 +253,10 @@ class Work:
         self._fired.append(timer)
 
     def earliest_timer(self) -> datetime | None:
-        return min((timer.due_at for timer in self._timers.values()), default=None)
+        return min((timer.due_at for timer in self._all_timers()), default=None)
+
+    def _all_timers(self) -> Iterator[TimerRow]:
+        return (timer for timers in self._timers.values() for timer in timers.values())
 
     def batch(self, shard: int, token: Token, sent: tuple[int, ...]) -> Batch:
         """Everything, ready for one transaction."""
@@ -249,7 +271,7 @@ class Work:
             leave=tuple(self._leave),
             steps_new=tuple(self._new_steps.values()),
             step_changes=tuple(self._changes.values()),
-            timers=tuple(self._timers.values()),
+            timers=tuple(self._all_timers()),
             timers_fired=tuple(self._fired),
             signals_done=tuple(self._signals),
             outbox=tuple(self._outbox),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from machines.model import Event, Move, On, Reason, Snapshot, StepStatus
+from schemas.events import TimerFired
 from service.adapters.memory.gates import Gates
 from service.adapters.memory.tables import Tables
 from service.adapters.memory.worker import WorkerSide
@@ -231,7 +232,7 @@ def timer_that_fires_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         return decide.trigger(work, live, event, On.COMPLETED) if dwelt else real_fired(work, live, event, timer)
 
     monkeypatch.setattr(Intake, "_inside", inside)
-    monkeypatch.setattr(decide, "_timer_fired", fired)
+    monkeypatch.setitem(decide.CARRIED_OUT, TimerFired, fired)
 
 
 def step_performed_again_without_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
