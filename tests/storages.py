@@ -4,6 +4,7 @@
 """
 
 import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Kept:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 server with an empty bucket, and the AWS environment that leads to it."""
+    """The endpoint of an S3 server of its own."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -90,3 +91,21 @@ async def stream(*parts: bytes, error: BaseException | None = None) -> AsyncIter
         yield part
     if error is not None:
         raise error
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """One S3 server for a file."""
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["file", "s3", "memory"])
+async def everywhere(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    """Each kind of storage. A file that takes this fixture takes `endpoint` too, by its name."""
+    if request.param == "file":
+        return on_files(tmp_path)
+    if request.param == "memory":
+        return in_memory()
+    await bucket(request.getfixturevalue("endpoint"), monkeypatch)
+    return await on_s3(secrets.token_hex(4))

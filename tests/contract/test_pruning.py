@@ -1,16 +1,12 @@
 """Which backups stay, on files, on S3 and in memory: the newest tested ones, and all that is not ours."""
 
-import secrets
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-import pytest
 
 from schemas.backup import Backup, Contents, Restored
 from schemas.base import Json
-from tests.storages import Kept, bucket, in_memory, on_files, on_s3, s3_server
+from tests import storages
+from tests.storages import Kept
 from tests.unit.steps_world import Shop
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -19,20 +15,7 @@ CONTENTS = Contents(
 )
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture(params=["file", "s3", "memory"])
-async def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
-    if request.param == "file":
-        return on_files(tmp_path)
-    if request.param == "memory":
-        return in_memory()
-    await bucket(request.getfixturevalue("endpoint"), monkeypatch)
-    return await on_s3(secrets.token_hex(4))
+endpoint, kept = storages.endpoint, storages.everywhere
 
 
 class Cellar(Shop):

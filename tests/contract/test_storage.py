@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +12,10 @@ from service.adapters.files import FileStorage
 from service.adapters.s3 import PART, S3Storage
 from service.adapters.storage import StorageByScheme
 from service.errors import Missing, Permanent, Retry
-from tests.storages import Kept, bucket, in_memory, on_files, on_s3, s3_server, stream
+from tests import storages
+from tests.storages import Kept, bucket, on_s3, stream
 
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture(params=["file", "s3", "memory"])
-async def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
-    if request.param == "file":
-        return on_files(tmp_path)
-    if request.param == "memory":
-        return in_memory()
-    await bucket(request.getfixturevalue("endpoint"), monkeypatch)
-    return await on_s3(secrets.token_hex(4))
+endpoint, kept = storages.endpoint, storages.everywhere
 
 
 async def read(kept: Kept, url: str) -> bytes:
