@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from service.cli.adopt_found import Found, FoundDatabase, circles, needs
 from service.cli.masking import masked
+from service.steps.foreseeing import amount
 
 ORDINARY = frozenset(
     {
@@ -80,7 +81,7 @@ def _databases(found: Found) -> Iterator[str]:
             yield ""
         yield "databases: # secrets are references: env:NAME or file:path"
         for one in used:
-            size = "size not shown to our role" if one.bytes is None else _size(one.bytes)
+            size = "size not shown to our role" if one.bytes is None else amount(one.bytes)
             about = f"{one.database} on {one.place}, PostgreSQL {one.version}, {size}"
             yield f"  {one.name}: {{url: {_quoted(one.reference)}}} # {_plain(about)}"
             yield from (f"    # connected: {_plain(line)}" for line in one.sessions)
@@ -173,13 +174,6 @@ def _decide(found: Found) -> Iterator[str]:
         )
     yield from circles(found)
     yield from found.problems
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _quoted(text: str) -> str:
