@@ -9,7 +9,6 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
@@ -18,7 +17,7 @@ import yaml
 
 from tests.acceptance.terminal import ME, paste, relight, says, stands
 from tests.faults.evidence import read_effects
-from tests.faults.harness import SYSTEM, Stage
+from tests.faults.harness import SYSTEM, Stage, staged
 from tests.servers import Databases, Vhosts, unique
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -31,25 +30,16 @@ INCIDENT = "incident"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(databases: Databases, vhosts: Vhosts, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """One process for the whole file; every story leaves the system operational."""
-    name = unique("people")
-    postgres_url, amqp_url = await databases.create_database(name), await vhosts.add_vhost(name)
-    stage = Stage(tmp_path_factory.mktemp("people"), postgres_url, amqp_url, urlsplit(amqp_url).username or "guest")
-    described = yaml.safe_load(stage.file.read_text())
-    described["restart"]["limits"]["stop"] = "4s"
-    described["verify"].append({"files": INCIDENT, "access": "absent"})
-    stage.file.write_text(yaml.safe_dump(described))
-    try:
-        await stage.prepare()
+    async with staged(tmp_path_factory.mktemp("people"), databases, vhosts, Stage) as stage:
+        described = yaml.safe_load(stage.file.read_text())
+        described["restart"]["limits"]["stop"] = "4s"
+        described["verify"].append({"files": INCIDENT, "access": "absent"})
+        stage.file.write_text(yaml.safe_dump(described))
         await stage.start()
         await stage.until("ready", stage.ready)
         await stage.load.connect()
         await stands(stage, "operational")
         yield stage
-    finally:
-        await stage.load.close()
-        await stage.end()
-        await databases.drop_database(name)
-        await vhosts.delete_vhost(name)
 
 
 def pid_of(stage: Stage, component: str) -> int:

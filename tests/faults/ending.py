@@ -33,7 +33,7 @@ async def end_and_judge(
     await night.until("the end of what was under way", lambda: night.stands_in("operational", "degraded"), SLOWEST)
     await night.rest(SLOWEST)
     wished = await night.load.restart("one more, undisturbed")
-    await night.until("the last restart", lambda: _finished(night, wished), SLOWEST)
+    await night.until("the last restart", lambda: night.came_up_after(wished), SLOWEST)
     await night.rest(SLOWEST)
     evidence = await night.evidence(Run(night.began, night.last_fault, struck, places, rate, probes))
     verdicts = Counter(event.verdict for event in evidence.published)
@@ -53,11 +53,3 @@ async def end_and_judge(
 async def _so_many(night: Night, events: float) -> bool:
     published = read_published(night.published)
     return sum(event.verdict is Verdict.CONFIRMED for event in published) >= events
-
-
-async def _finished(night: Night, wished: str) -> bool:
-    query = """
-        SELECT count(*) FROM relight.log later JOIN relight.log asked USING (instance)
-        WHERE asked.event_id = $1 AND later.seq > asked.seq AND later.state_to = 'operational'
-    """
-    return bool(await night.value(query, wished))

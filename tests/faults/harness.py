@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -18,6 +20,7 @@ from tests.faults import doubles, witness
 from tests.faults.evidence import Evidence, Probe, Run, Table, dump, read_effects, read_heard, read_published
 from tests.faults.load import SOURCE, Load, status_log
 from tests.faults.subscriber import Subscriber
+from tests.servers import Databases, Vhosts, unique
 from tests.serving import Serving
 
 SYSTEM = "shop"
@@ -56,6 +59,14 @@ class Stage(Serving):
             await asyncio.sleep(0.1)
         return [Probe(name, SOURCE, key, answered.get(key)) for name, key in asked.items()]
 
+    async def came_up_after(self, wished: str) -> bool:
+        """Whether the system was operational again after the event that wished for a restart was taken in."""
+        query = """
+            SELECT count(*) FROM relight.log later JOIN relight.log asked USING (instance)
+            WHERE asked.event_id = $1 AND later.seq > asked.seq AND later.state_to = 'operational'
+        """
+        return bool(await self.value(query, wished))
+
     async def end(self) -> None:
         """Ends serve and the components that still run; each by the pid that it told us."""
         await self.subscriber.close()
@@ -84,6 +95,25 @@ class Stage(Serving):
             run=run,
             **tables,
         )
+
+
+S = TypeVar("S", bound=Stage)
+
+
+@contextlib.asynccontextmanager
+async def staged(folder: Path, databases: Databases, vhosts: Vhosts, kind: type[S]) -> AsyncIterator[S]:
+    """One on a database and a vhost of its own, with Relight's tables and not yet begun; all has ended afterwards."""
+    name = unique("stage")
+    postgres_url, amqp_url = await databases.create_database(name), await vhosts.add_vhost(name)
+    stage = kind(folder, postgres_url, amqp_url, urlsplit(amqp_url).username or "guest")
+    try:
+        await stage.prepare()
+        yield stage
+    finally:
+        await stage.load.close()
+        await stage.end()
+        await databases.drop_database(name)
+        await vhosts.delete_vhost(name)
 
 
 def describe(folder: Path, effects: Path, user: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -15,8 +14,8 @@ from _pytest.mark import ParameterSet
 from tests.faults import planted
 from tests.faults.checker import Fault, Finding, check
 from tests.faults.evidence import Run, Strike
-from tests.faults.harness import METRICS, Stage
-from tests.servers import Databases, Vhosts, unique
+from tests.faults.harness import METRICS, Stage, staged
+from tests.servers import Databases, Vhosts
 from tests.serving import ROOT
 
 TAKEN_OVER = "the shard taken over by somebody else"
@@ -55,13 +54,9 @@ class Wrong(Stage):
 
 
 @asynccontextmanager
-async def staged(databases: Databases, vhosts: Vhosts, folder: Path, bug: str) -> AsyncIterator[Wrong]:
+async def spoilt(databases: Databases, vhosts: Vhosts, folder: Path, bug: str) -> AsyncIterator[Wrong]:
     """A system that is up, watched and under load; the bug comes with the next life of serve."""
-    name = unique("planted")
-    urls = await databases.create_database(name), await vhosts.add_vhost(name)
-    stage = Wrong(folder, *urls, urlsplit(urls[1]).username or "guest")
-    try:
-        await stage.prepare()
+    async with staged(folder, databases, vhosts, Wrong) as stage:
         await stage.start()
         await stage.until("operational", lambda: _operational(stage))
         await stage.watch()
@@ -74,11 +69,6 @@ async def staged(databases: Databases, vhosts: Vhosts, folder: Path, bug: str) -
         if bug in planted.SQL:
             await execute(stage, planted.SQL[bug])
         yield stage
-    finally:
-        await stage.load.close()
-        await stage.end()
-        await databases.drop_database(name)
-        await vhosts.delete_vhost(name)
 
 
 async def _operational(stage: Stage) -> bool:
@@ -139,7 +129,7 @@ def _now_or_in_long_runs(names: Iterable[str]) -> list[ParameterSet]:
 async def test_serve_without_a_bug_is_found_to_have_none(
     fault: str, databases: Databases, vhosts: Vhosts, tmp_path: Path
 ) -> None:
-    async with staged(databases, vhosts, tmp_path, "none") as stage:
+    async with spoilt(databases, vhosts, tmp_path, "none") as stage:
         found = await suffer(stage, fault)
     assert not found, "\n".join(map(str, found[:20]))
 
@@ -149,7 +139,7 @@ async def test_planted_bug_is_caught_by_its_name(
     bug: str, databases: Databases, vhosts: Vhosts, tmp_path: Path
 ) -> None:
     fault, name = PLANTED[bug]
-    async with staged(databases, vhosts, tmp_path, bug) as stage:
+    async with spoilt(databases, vhosts, tmp_path, bug) as stage:
         found = await suffer(stage, fault)
     assert name in {finding.fault for finding in found}, f"found only {[str(one) for one in found[:20]]}"
 

@@ -38,14 +38,12 @@ class House:
         await self._run("pg_dump", "--format=custom", "--schema=relight", f"--file={self.backup}")
 
     async def restore(self) -> None:
-        connection = await asyncpg.connect(self.stage.postgres_url)
-        await connection.execute("DROP SCHEMA relight CASCADE")
-        await connection.close()
+        await drop_tables(self.stage)
         await self._run("pg_restore", "--no-owner", str(self.backup))
 
     async def _run(self, program: str, *words: str) -> None:
         command = [str(postgres_programs() / program), f"--dbname={self.stage.postgres_url}", *words]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
 
     async def killed(self) -> None:
@@ -62,16 +60,9 @@ class House:
     async def restarted(self, reason: str) -> str:
         """A whole restart; the id of the event that asked for it."""
         wished = await self.stage.load.restart(reason)
-        await self.stage.until(f"the restart {reason!r}", lambda: self._over(wished), 60)
+        await self.stage.until(f"the restart {reason!r}", lambda: self.stage.came_up_after(wished), 60)
         await self.stage.rest()
         return wished
-
-    async def _over(self, wished: str) -> bool:
-        query = """
-            SELECT count(*) FROM relight.log later JOIN relight.log asked USING (instance)
-            WHERE asked.event_id = $1 AND later.seq > asked.seq AND later.state_to = 'operational'
-        """
-        return bool(await self.stage.value(query, wished))
 
     async def epoch(self) -> int:
         found: int = await self.stage.value("SELECT epoch FROM relight.settings")
@@ -188,9 +179,7 @@ async def test_new_database_where_the_stream_knows_the_system_is_a_loss_that_one
     stage = house.stage
     await house.killed()
     before = house.effects()
-    connection = await asyncpg.connect(stage.postgres_url)
-    await connection.execute("DROP SCHEMA relight CASCADE")
-    await connection.close()
+    await drop_tables(stage)
     await migrate(stage.postgres_url)
     await stage.start()
     await house.comes_to(LOST)
@@ -236,10 +225,16 @@ async def heard(stage: Stage) -> list[Any]:
     return list(found.values())
 
 
+async def drop_tables(stage: Stage) -> None:
+    connection = await asyncpg.connect(stage.postgres_url, timeout=10, command_timeout=30)
+    await connection.execute("DROP SCHEMA relight CASCADE")
+    await connection.close(timeout=10)
+
+
 async def rows(stage: Stage) -> set[tuple[str, int, int]]:
-    connection = await asyncpg.connect(stage.postgres_url)
+    connection = await asyncpg.connect(stage.postgres_url, timeout=10, command_timeout=30)
     found = await connection.fetch("SELECT instance, epoch, seq FROM relight.log")
-    await connection.close()
+    await connection.close(timeout=10)
     return {tuple(row) for row in found}
 
 

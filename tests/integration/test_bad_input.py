@@ -7,16 +7,15 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 import yaml
 
 from tests.faults.evidence import Notification
-from tests.faults.harness import SYSTEM, Stage, describe
+from tests.faults.harness import SYSTEM, Stage, describe, staged
 from tests.faults.load import SOURCE, status_log
-from tests.servers import Databases, Vhosts, unique
+from tests.servers import Databases, Vhosts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,25 +30,14 @@ SOON = 5.0
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(databases: Databases, vhosts: Vhosts, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """One process for the whole file: whatever is sent to it must leave it well."""
-    name = unique("bad")
-    postgres_url, amqp_url = await databases.create_database(name), await vhosts.add_vhost(name)
-    user = urlsplit(amqp_url).username or "guest"
-    stage = Stage(tmp_path_factory.mktemp("bad"), postgres_url, amqp_url, user)
-    closed = describe(stage.folder, stage.effects, user)
-    closed |= {"system": VAULT, "allow": {"restart": ["somebody-else"], "observe": ["somebody-else"]}}
-    stage.folder.joinpath("vault.yaml").write_text(yaml.safe_dump(closed))
-    stage.systems.append(stage.folder / "vault.yaml")
-    try:
-        await stage.prepare()
+    async with staged(tmp_path_factory.mktemp("bad"), databases, vhosts, Stage) as stage:
+        closed = describe(stage.folder, stage.effects, "somebody-else") | {"system": VAULT}
+        stage.folder.joinpath("vault.yaml").write_text(yaml.safe_dump(closed))
+        stage.systems.append(stage.folder / "vault.yaml")
         await stage.start()
         await stage.until("ready", stage.ready)
         await stage.load.connect()
         yield stage
-    finally:
-        await stage.load.close()
-        await stage.end()
-        await databases.drop_database(name)
-        await vhosts.delete_vhost(name)
 
 
 def event(**changes: Any) -> dict[str, Any]:

@@ -5,14 +5,13 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from tests.faults import doubles
-from tests.faults.harness import Stage
-from tests.servers import Databases, Vhosts, unique
+from tests.faults.harness import Stage, staged
+from tests.servers import Databases, Vhosts
 
 LEASE = "20s"
 """Its renewal, every five seconds, is not what ends the program in time."""
@@ -38,9 +37,15 @@ exec {resume}
 @pytest.fixture
 async def stage(databases: Databases, vhosts: Vhosts, tmp_path: Path) -> AsyncIterator[Stage]:
     """An operational system whose worker is paused by a program that takes a minute."""
-    name = unique("cancelled")
-    postgres_url, amqp_url = await databases.create_database(name), await vhosts.add_vhost(name)
-    stage = Stage(tmp_path / "stage", postgres_url, amqp_url, urlsplit(amqp_url).username or "guest")
+    async with staged(tmp_path / "stage", databases, vhosts, Stage) as stage:
+        _describe(stage)
+        await stage.start(RELIGHT_LEASE=LEASE)
+        await stage.until("operational", lambda: stands(stage, "operational"))
+        await stage.load.connect()
+        yield stage
+
+
+def _describe(stage: Stage) -> None:
     doing = [sys.executable, "-E", "-S", str(Path(doubles.__file__ or "").resolve()), "resume"]
     for command, text in (("pause", PAUSE), ("resume", RESUME)):
         script = stage.folder / command
@@ -52,17 +57,6 @@ async def stage(databases: Databases, vhosts: Vhosts, tmp_path: Path) -> AsyncIt
     system["restart"]["answer_within"] = "50s"
     system["restart"]["limits"]["drain"] = "2m"
     stage.file.write_text(yaml.safe_dump(system))
-    try:
-        await stage.prepare()
-        await stage.start(RELIGHT_LEASE=LEASE)
-        await stage.until("operational", lambda: stands(stage, "operational"))
-        await stage.load.connect()
-        yield stage
-    finally:
-        await stage.load.close()
-        await stage.end()
-        await databases.drop_database(name)
-        await vhosts.delete_vhost(name)
 
 
 async def stands(stage: Stage, state: str) -> bool:
