@@ -165,6 +165,16 @@ def _move(seq: int, record: dict[str, Any]) -> Move:
     return Move(seq, record["to"], record["snapshot"]["entry"], at, str(record.get("reason")))
 
 
+def expected(promises: Mapping[str, Sequence[Promise | None]], phases: Sequence[Phase]) -> Mapping[Pair, Promise]:
+    """A table of promises, a row a victim and a column a phase, as pairs; where there is none nobody is killed."""
+    return {
+        (victim, phase): promise
+        for victim, row in promises.items()
+        for phase, promise in zip(phases, row, strict=True)
+        if promise is not None
+    }
+
+
 @dataclass
 class Story:
     """One restart: who was killed when, and the way it took, until it came to rest by itself."""

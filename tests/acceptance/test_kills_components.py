@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from service.embedded import RabbitServer
 from tests.acceptance.harness import moved_in
-from tests.acceptance.killing import Phase, Promise, Stage
+from tests.acceptance.killing import Phase, Promise, Stage, expected
 from tests.acceptance.victims import Component, TradingDatabase, Victim
 from tests.servers import Databases, reachable_directory
 
@@ -39,12 +39,7 @@ BESIDE = frozenset({("reporter", Phase.RESUMING), ("reporter", Phase.INITIALIZIN
 """It dies beside another there; what its death alone leads to is shown where it dies in restoring."""
 FORGOTTEN = frozenset(("calculator", phase) for phase in PHASES[:3])
 """What it holds is its memory, and a crash before the flush loses that: the metrics begin anew."""
-EXPECTED = {
-    (victim, phase): promise
-    for victim, row in PROMISES.items()
-    for phase, promise in zip(PHASES, row, strict=True)
-    if promise is not None
-}
+EXPECTED = expected(PROMISES, PHASES)
 STORIES = 16
 
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 from service.embedded import PostgresServer, RabbitServer
 from service.embedded.ports import free_port
 from tests.acceptance.harness import House
-from tests.acceptance.killing import Phase, Promise, Stage
+from tests.acceptance.killing import Phase, Promise, Stage, expected
 from tests.acceptance.victims import Program, Relight, Server
 from tests.receivers import Hook, Mail, hook, mail
 from tests.servers import own, reachable_directory, unique
@@ -48,12 +48,7 @@ HELD = frozenset({("mcp", Phase.RESUMING), ("mcp", Phase.VERIFYING)})
 """Away until the phase is over: what then comes of it must not depend on how fast somebody is."""
 BESIDE = frozenset((victim, phase) for victim in ("mcp", "mail") for phase in PHASES) - HELD
 """Nobody needs them there, so they die together with somebody else."""
-EXPECTED = {
-    (victim, phase): promise
-    for victim, row in PROMISES.items()
-    for phase, promise in zip(PHASES, row, strict=True)
-    if promise is not None
-}
+EXPECTED = expected(PROMISES, PHASES)
 STORIES = 16
 
 
