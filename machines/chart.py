@@ -144,6 +144,7 @@ def _why(trigger: str, taken: Transition, facts: Facts, passed_over: list[Reason
         ]
     elif trigger in _RAISED_BY_ENGINE:
         details = list(dict.fromkeys(passed_over))
-    elif isinstance(wish := getattr(facts.event.data, "reason", None), str):
+    # Not getattr: a pydantic model takes microseconds to say that it has no such field.
+    elif isinstance(wish := vars(facts.event.data).get("reason"), str):
         details = [wish]
     return ": ".join([words] + ["; ".join(details)] * bool(details))
