@@ -63,10 +63,12 @@ class Scene(Stage):
         return more
 
     @asynccontextmanager
-    async def under_load(self, *, restart_every: float = 3.0, first: float = 1.0) -> AsyncIterator[None]:
+    async def under_load(
+        self, *, restart_every: float = 3.0, first: float = 1.0, metrics: int = METRICS
+    ) -> AsyncIterator[None]:
         """Somebody publishes all the while, whatever becomes of the connection; for `first` seconds before anything."""
         await self.load.connect()
-        self.load.begin(metrics=METRICS, pause=0.02, restart_every=restart_every)
+        self.load.begin(metrics=metrics, pause=0.02, restart_every=restart_every)
         try:
             await self.until("load", self.grows(await self.rows() + 20), BACK)
             await asyncio.sleep(first)

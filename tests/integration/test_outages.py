@@ -19,14 +19,15 @@ import pytest_asyncio
 
 from service.embedded import PostgresServer, RabbitServer
 from tests.faults.checker import check
-from tests.faults.harness import SYSTEM, Stage
+from tests.faults.harness import SYSTEM
 from tests.faults.load import SOURCE
+from tests.faults.scene import BACK, Scene
 from tests.servers import own, unique
 
 one_loop = pytest.mark.asyncio(loop_scope="module")
 
-BACK = 30.0
-"""Seconds after which a Relight whose servers are back must be ready again; its longest pause is five."""
+LOADED = 3
+"""Measurements of the load: what is asked afterwards is asked of another one, which nothing that waits still moves."""
 AWAY = 3.0
 """Seconds that an outage lasts here: long enough that each retry, if it were said, would be heard many times."""
 TELLING = 3
@@ -39,21 +40,20 @@ postgres, rabbit = own(PostgresServer), own(RabbitServer)
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(
     postgres: PostgresServer, rabbit: RabbitServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Scene]:
     """One system for the whole file; a story starts serve if it does not run."""
     name = unique("outage")
     urls = await postgres.create_database(name), await rabbit.add_vhost(name)
-    stage = Stage(tmp_path_factory.mktemp("outage"), *urls, urlsplit(urls[1]).username or "guest")
+    stage = Scene(tmp_path_factory.mktemp("outage"), *urls)
     try:
         await stage.prepare()
         yield stage
     finally:
-        await stage.load.close()
         await stage.end()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def serving(stage: Stage, postgres: PostgresServer, rabbit: RabbitServer) -> Stage:
+async def serving(stage: Scene, postgres: PostgresServer, rabbit: RabbitServer) -> Scene:
     """Serve runs and is ready."""
     await _all_run(postgres, rabbit)
     if stage.process is None or stage.process.returncode is not None:
@@ -71,11 +71,11 @@ async def _all_run(postgres: PostgresServer, rabbit: RabbitServer) -> None:
 
 
 @one_loop
-async def test_postgres_away_at_the_start_is_waited_for(stage: Stage, postgres: PostgresServer) -> None:
+async def test_postgres_away_at_the_start_is_waited_for(stage: Scene, postgres: PostgresServer) -> None:
     await postgres.stop()
     await stage.start()
     async with said_once(stage):
-        await stage.until("503 that names PostgreSQL", lambda: blames(stage, "postgres"), BACK)
+        await stage.until("503 that names PostgreSQL", lambda: stage.blames("postgres"), BACK)
         await asyncio.sleep(AWAY)
         await postgres.start()
         await stage.until("ready", stage.ready, BACK)
@@ -84,7 +84,7 @@ async def test_postgres_away_at_the_start_is_waited_for(stage: Stage, postgres: 
 
 @one_loop
 async def test_rabbitmq_away_at_the_start_is_waited_for(
-    stage: Stage, postgres: PostgresServer, rabbit: RabbitServer
+    stage: Scene, postgres: PostgresServer, rabbit: RabbitServer
 ) -> None:
     await _all_run(postgres, rabbit)
     if stage.process is not None and stage.process.returncode is None:
@@ -93,7 +93,7 @@ async def test_rabbitmq_away_at_the_start_is_waited_for(
     await rabbit.stop()
     await stage.start()
     async with said_once(stage):
-        await stage.until("503 that names RabbitMQ", lambda: blames(stage, "RabbitMQ"), BACK)
+        await stage.until("503 that names RabbitMQ", lambda: stage.blames("RabbitMQ"), BACK)
         await asyncio.sleep(AWAY)
         await rabbit.start()
         await stage.until("ready", stage.ready, BACK)
@@ -102,11 +102,11 @@ async def test_rabbitmq_away_at_the_start_is_waited_for(
 
 @one_loop
 async def test_postgres_killed_under_load_comes_back_and_nothing_is_lost(
-    serving: Stage, postgres: PostgresServer
+    serving: Scene, postgres: PostgresServer
 ) -> None:
-    async with under_load(serving), said_once(serving):
+    async with serving.under_load(metrics=LOADED), said_once(serving):
         await postgres.kill()
-        await serving.until("503 that names PostgreSQL", lambda: blames(serving, "postgres"), BACK)
+        await serving.until("503 that names PostgreSQL", lambda: serving.blames("postgres"), BACK)
         await asyncio.sleep(AWAY)
         await postgres.start()
         await serving.until("ready", serving.ready, BACK)
@@ -115,11 +115,11 @@ async def test_postgres_killed_under_load_comes_back_and_nothing_is_lost(
 
 @one_loop
 async def test_rabbitmq_killed_under_load_comes_back_and_its_consumers_too(
-    serving: Stage, rabbit: RabbitServer
+    serving: Scene, rabbit: RabbitServer
 ) -> None:
-    async with under_load(serving), said_once(serving):
+    async with serving.under_load(metrics=LOADED), said_once(serving):
         await rabbit.kill()
-        await serving.until("503 that names RabbitMQ", lambda: blames(serving, "RabbitMQ"), BACK)
+        await serving.until("503 that names RabbitMQ", lambda: serving.blames("RabbitMQ"), BACK)
         await asyncio.sleep(AWAY)
         await rabbit.start()
         await serving.until("ready", serving.ready, BACK)
@@ -127,9 +127,9 @@ async def test_rabbitmq_killed_under_load_comes_back_and_its_consumers_too(
 
 
 @one_loop
-async def test_both_killed_at_once_come_back(serving: Stage, postgres: PostgresServer, rabbit: RabbitServer) -> None:
+async def test_both_killed_at_once_come_back(serving: Scene, postgres: PostgresServer, rabbit: RabbitServer) -> None:
     await asyncio.gather(postgres.kill(), rabbit.kill())
-    await serving.until("503 that names both", lambda: blames(serving, "postgres", "RabbitMQ"), BACK)
+    await serving.until("503 that names both", lambda: serving.blames("postgres", "RabbitMQ"), BACK)
     await asyncio.gather(postgres.start(), rabbit.start())
     await serving.until("ready", serving.ready, BACK)
     await an_event_is_applied(serving)
@@ -137,7 +137,7 @@ async def test_both_killed_at_once_come_back(serving: Stage, postgres: PostgresS
 
 @one_loop
 @pytest.mark.parametrize("queue", ["relight.intake.metrics.0", "relight.intake.control.0", "relight.unrouted"])
-async def test_queue_deleted_under_its_consumer_is_made_again(serving: Stage, rabbit: RabbitServer, queue: str) -> None:
+async def test_queue_deleted_under_its_consumer_is_made_again(serving: Scene, rabbit: RabbitServer, queue: str) -> None:
     async with said_once(serving):
         await api(rabbit, "DELETE", f"queues/{vhost(serving)}/{queue}")
         await serving.until("the queue again, with a consumer", lambda: consumed(serving, rabbit, queue), BACK)
@@ -146,7 +146,7 @@ async def test_queue_deleted_under_its_consumer_is_made_again(serving: Stage, ra
 
 
 @one_loop
-async def test_connections_closed_by_an_operator_are_made_again(serving: Stage, rabbit: RabbitServer) -> None:
+async def test_connections_closed_by_an_operator_are_made_again(serving: Scene, rabbit: RabbitServer) -> None:
     closed = await connections(serving, rabbit)
     for name in closed:
         await api(rabbit, "DELETE", f"connections/{quote(name, safe='')}")
@@ -156,7 +156,7 @@ async def test_connections_closed_by_an_operator_are_made_again(serving: Stage, 
 
 
 @one_loop
-async def test_sessions_ended_by_an_operator_are_opened_again(serving: Stage, postgres: PostgresServer) -> None:
+async def test_sessions_ended_by_an_operator_are_opened_again(serving: Scene, postgres: PostgresServer) -> None:
     database = urlsplit(serving.postgres_url).path[1:]
     await postgres.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
     await an_event_is_applied(serving)
@@ -164,7 +164,7 @@ async def test_sessions_ended_by_an_operator_are_opened_again(serving: Stage, po
 
 
 @one_loop
-async def test_after_all_outages_the_checker_finds_nothing(serving: Stage) -> None:
+async def test_after_all_outages_the_checker_finds_nothing(serving: Scene) -> None:
     await serving.rest(60)
     evidence = await serving.evidence()
     assert sum(event.verdict == "confirmed" for event in evidence.published) > 100
@@ -177,25 +177,7 @@ async def test_after_all_outages_the_checker_finds_nothing(serving: Stage) -> No
 # ---- what the stories ask
 
 
-@asynccontextmanager
-async def under_load(stage: Stage) -> AsyncIterator[None]:
-    """A publisher publishes all the while, whatever becomes of its connection."""
-    await stage.load.connect()
-    stage.load.begin(metrics=3, pause=0.02, restart_every=3.0)
-    try:
-        await asyncio.sleep(2)
-        yield
-    finally:
-        await stage.load.close()
-
-
-async def blames(stage: Stage, *names: str) -> bool:
-    """Whether /readyz answers 503 and its reasons name all of these."""
-    status, body = await stage.page("/readyz")
-    return status == 503 and all(name in " ".join(json.loads(body)["reasons"]) for name in names)
-
-
-async def an_event_is_applied(stage: Stage) -> None:
+async def an_event_is_applied(stage: Scene) -> None:
     """A fresh publisher's event moves its alert, and is told on the status topic."""
     await stage.load.close()
     await stage.load.connect()
@@ -206,7 +188,7 @@ async def an_event_is_applied(stage: Stage) -> None:
     await stage.until("it was told", lambda: told(stage), BACK)
 
 
-async def an_event_is_refused(stage: Stage) -> None:
+async def an_event_is_refused(stage: Scene) -> None:
     """The control lane works, and so does what nobody bound."""
     before = await stage.value("SELECT count(*) FROM relight.dead_letters")
     for word in ("restart.requested", "something.else"):
@@ -215,22 +197,22 @@ async def an_event_is_refused(stage: Stage) -> None:
     await stage.until("both refused", lambda: more_dead(stage, before + 2), BACK)
 
 
-async def has_outcome(stage: Stage, key: str, outcome: str) -> bool:
+async def has_outcome(stage: Scene, key: str, outcome: str) -> bool:
     query = "SELECT outcomes::text FROM relight.inbox WHERE source = $1 AND id = $2"
     found = await stage.value(query, SOURCE, key)
     return bool(found) and outcome in json.loads(found).values()
 
 
-async def told(stage: Stage) -> bool:
+async def told(stage: Scene) -> bool:
     return bool(await stage.value("SELECT count(*) = 0 FROM relight.outbox"))
 
 
-async def more_dead(stage: Stage, count: int) -> bool:
+async def more_dead(stage: Scene, count: int) -> bool:
     return bool(await stage.value("SELECT count(*) >= $1 FROM relight.dead_letters", count))
 
 
 @asynccontextmanager
-async def said_once(stage: Stage) -> AsyncIterator[None]:
+async def said_once(stage: Scene) -> AsyncIterator[None]:
     """Whatever is said of what goes wrong inside, it is said once a connection and not at every attempt."""
     before, began = len(lines(stage.log)), time.monotonic()
     yield
@@ -248,7 +230,7 @@ def lines(log: Path) -> list[dict[str, Any]]:
 # ---- the broker's management API
 
 
-def vhost(stage: Stage) -> str:
+def vhost(stage: Scene) -> str:
     return urlsplit(stage.amqp_url).path[1:]
 
 
@@ -270,15 +252,15 @@ async def api(rabbit: RabbitServer, method: str, path: str) -> Any:
     return await asyncio.to_thread(call)
 
 
-async def consumed(stage: Stage, rabbit: RabbitServer, queue: str) -> bool:
+async def consumed(stage: Scene, rabbit: RabbitServer, queue: str) -> bool:
     consumers = await api(rabbit, "GET", f"consumers/{vhost(stage)}")
     return any(one["queue"]["name"] == queue for one in consumers)
 
 
-async def connections(stage: Stage, rabbit: RabbitServer) -> set[str]:
+async def connections(stage: Scene, rabbit: RabbitServer) -> set[str]:
     found = await api(rabbit, "GET", f"vhosts/{vhost(stage)}/connections")
     return {one["name"] for one in found if one.get("user_provided_name", "").startswith("relight") or one.get("name")}
 
 
-async def other_connections(stage: Stage, rabbit: RabbitServer, before: set[str]) -> bool:
+async def other_connections(stage: Scene, rabbit: RabbitServer, before: set[str]) -> bool:
     return len(await connections(stage, rabbit) - before) >= 2
