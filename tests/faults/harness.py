@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import aio_pika
 import yaml
 
 from machines.registry import VERSIONS
@@ -66,6 +67,16 @@ class Stage(Serving):
             WHERE asked.event_id = $1 AND later.seq > asked.seq AND later.state_to = 'operational'
         """
         return bool(await self.value(query, wished))
+
+    @contextlib.asynccontextmanager
+    async def strangers_full_queue(self) -> AsyncIterator[None]:
+        """Somebody's queue that takes no more is bound to the status exchange: each publish to it is refused."""
+        async with await aio_pika.connect(self.amqp_url, timeout=10) as connection:
+            channel = await connection.channel()
+            limits: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
+            queue = await channel.declare_queue("strangers", exclusive=True, arguments=limits, timeout=10)
+            await queue.bind("relight.status", "#", timeout=10)
+            yield
 
     async def end(self) -> None:
         """Ends serve and the components that still run; each by the pid that it told us."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aio_pika
 import asyncpg
 import yaml
 
@@ -165,16 +164,6 @@ class Night(Stage):
     async def lets_a_participant_take_long(self) -> None:
         """The worker's next command takes longer than a claim goes without being prolonged."""
         (self.folder / "worker.lingers").touch()
-
-    @asynccontextmanager
-    async def strangers_full_queue(self) -> AsyncIterator[None]:
-        """Somebody's queue that takes no more is bound to the status exchange: each publish to it is refused."""
-        async with await aio_pika.connect(self.amqp_url, timeout=10) as connection:
-            channel = await connection.channel()
-            limits: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
-            queue = await channel.declare_queue("strangers", exclusive=True, arguments=limits, timeout=10)
-            await queue.bind("relight.status", "#", timeout=10)
-            yield
 
     async def first_commits(self) -> list[float]:
         """Seconds from each start to the first row of the log that it made; lives that made none are left out."""

@@ -10,10 +10,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
-import aio_pika
 import pytest
 import pytest_asyncio
 
@@ -65,7 +63,7 @@ async def test_memory_alarm_stops_no_restart_and_what_is_to_be_said_is_said_afte
 @one_loop
 async def test_strangers_full_queue_under_load_costs_nobody_else_a_notification(stage: Scene) -> None:
     async with stage.under_load():
-        async with strangers_full_queue(stage):
+        async with stage.strangers_full_queue():
             await stage.until("refused ones are set aside", lambda: set_aside(stage, 30), BACK)
         await stage.until("it goes on", stage.grows(await stage.rows() + 50), BACK)
         await stage.until("all was said", lambda: all_is_said(stage), BACK)
@@ -151,17 +149,6 @@ async def alarmed(server: RabbitServer) -> AsyncIterator[None]:
         yield
     finally:
         await server.ctl("set_vm_memory_high_watermark", NO_ALARM)
-
-
-@asynccontextmanager
-async def strangers_full_queue(stage: Scene) -> AsyncIterator[None]:
-    """A queue that takes nothing is bound to the status exchange: each publish to it is refused."""
-    async with await aio_pika.connect(stage.amqp_url, timeout=10) as connection:
-        channel = await connection.channel()
-        limits: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
-        queue = await channel.declare_queue("strangers", exclusive=True, arguments=limits, timeout=10)
-        await queue.bind("relight.status", "#", timeout=10)
-        yield
 
 
 def management(server: RabbitServer) -> Management:
