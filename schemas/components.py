@@ -4,7 +4,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from schemas.base import Closed, Duration, Name
 
@@ -91,9 +91,16 @@ class Participant(Closed):
 LOCAL = "local"
 """The place of what names no host."""
 
+UNIT = r"^[A-Za-z0-9_][A-Za-z0-9:_.@\\-]{0,246}$"
+"""A unit of systemd: no option, no glob, no path, and with `.service` no longer than the 255 that systemd takes."""
+SERVICE = ".service"
+OTHERS = (".socket", ".timer", ".target", ".mount", ".automount", ".device", ".path", ".scope", ".slice", ".swap")
+"""The units that run nothing by themselves."""
+
 
 class Component(Closed):
-    """A part of the system that is stopped and started. `process` is an argument list, never a shell line.
+    """A part of the system that is stopped and started: a `process` that Relight starts itself (an argument list, never
+    a shell line), or a `unit`, a service of the host's systemd (`.service` may be left out); one of the two.
 
     `host`: on which it runs; its steps wait for a `relight serve` that has this name in RELIGHT_PLACES.
 
@@ -101,7 +108,8 @@ class Component(Closed):
     `keep: true`: a restart leaves it running, and starts it when it is absent.
     """
 
-    process: Annotated[list[Argument], Field(min_length=1)]
+    process: Annotated[list[Argument], Field(min_length=1)] | None = None
+    unit: Annotated[str, Field(pattern=UNIT)] | None = Field(default=None, validate_default=True)
     needs: list[Name] = Field(default_factory=list)
     participant: Literal["amqp"] | Participant | None = None
     on_silence: OnSilence = OnSilence.ABORT
@@ -109,6 +117,38 @@ class Component(Closed):
     host: Name | None = None
     env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default_factory=dict)
     cwd: str = "."
+
+    @field_validator("unit")
+    @classmethod
+    def _one_of_the_two(cls, unit: str | None, info: ValidationInfo) -> str | None:
+        if "process" not in info.data:
+            return unit  # it was given, and is told to be wrong
+        if unit is None and info.data["process"] is None:
+            raise ValueError("a component has a `process` (an argument list) or a `unit` (of systemd); here is none")
+        if unit is not None and info.data["process"] is not None:
+            raise ValueError("a component has a `process` or a `unit`, and here are both; take one away")
+        if unit is not None and unit.endswith(OTHERS):
+            raise ValueError(f"{unit} is no service; name the service that it belongs to")
+        if unit is not None and unit.removesuffix(SERVICE).endswith("@"):
+            raise ValueError(f"{unit} is a template; name one instance of it, as {unit.removesuffix(SERVICE)}1")
+        return unit
+
+    @field_validator("env", "cwd")
+    @classmethod
+    def _not_with_a_unit(cls, value: object, info: ValidationInfo) -> object:
+        if info.data.get("unit") is not None and value not in ({}, "."):
+            raise ValueError(f"{info.field_name} means nothing for a unit: it stands in the unit's own file of systemd")
+        return value
+
+    @property
+    def service(self) -> str | None:
+        """The unit with `.service`; None for a process."""
+        return None if self.unit is None else f"{self.unit.removesuffix(SERVICE)}{SERVICE}"
+
+    @property
+    def command(self) -> list[str]:
+        """The argument list of its process; empty for a unit, which systemd starts."""
+        return self.process or []
 
     @property
     def place(self) -> str:

@@ -24,7 +24,9 @@ from service.adapters.local_files import LocalFiles
 from service.adapters.mcp import McpServers
 from service.adapters.pg_tools import PostgresDumps
 from service.adapters.postgres import PostgresStore
+from service.adapters.processes.components import HostComponents
 from service.adapters.processes.local import SupervisedProcesses
+from service.adapters.processes.units import SystemdUnits
 from service.adapters.programs import LocalPrograms
 from service.adapters.rabbitmq import RabbitBroker
 from service.adapters.s3 import S3Storage
@@ -202,7 +204,10 @@ class Service:
 
     def _world(self, store: PostgresStore, commands: Commands) -> World:
         return World(
-            processes=SupervisedProcesses(self._settings.servers.home / "processes", self._clock),
+            processes=HostComponents(
+                SupervisedProcesses(self._settings.servers.home / "processes", self._clock),
+                SystemdUnits(LocalPrograms(), self._clock),
+            ),
             databases=PostgresDatabases(),
             dumps=PostgresDumps(self._settings.servers.scratch),
             storage=StorageByScheme({"file": FileStorage(), "s3": S3Storage()}),

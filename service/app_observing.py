@@ -32,8 +32,11 @@ from service.adapters.looking import (
 from service.adapters.mcp import McpServers
 from service.adapters.pg_tools import PostgresDumps
 from service.adapters.postgres import PostgresStore
+from service.adapters.processes.components import HostComponents
 from service.adapters.processes.local import SupervisedProcesses
 from service.adapters.processes.looking import LookingProcesses
+from service.adapters.processes.units import SystemdUnits
+from service.adapters.programs import LocalPrograms
 from service.adapters.rabbitmq import RabbitBroker
 from service.adapters.s3 import S3Storage
 from service.adapters.secrets import References
@@ -125,14 +128,21 @@ class ObservingService(Service):
         ).run
 
     def _looking(self, chronicle: Chronicle) -> World:
-        processes = SupervisedProcesses(self._settings.servers.home / "processes", self._clock)
+        # The units are asked through programs, but nothing that can tell them anything leaves this method.
+        processes = HostComponents(
+            SupervisedProcesses(self._settings.servers.home / "processes", self._clock),
+            SystemdUnits(LocalPrograms(), self._clock),
+        )
         components = {
-            process_name(system, name): (component.process, folder(system, component))
+            process_name(system, name): (component.command, folder(system, component))
             for system in self._systems.values()
             for name, component in system.components.items()
+            if component.service is None
         }
         return World(
-            processes=LookingProcesses(processes.state, processes.strangers, components),
+            processes=LookingProcesses(
+                processes.state, processes.strangers, processes.groups, processes.said, components
+            ),
             databases=PostgresDatabases(),
             dumps=LookingDumps(PostgresDumps(self._settings.servers.scratch)),
             storage=LookingStorage(StorageByScheme({"file": FileStorage(), "s3": S3Storage()})),

@@ -6,7 +6,8 @@ It looks with the rights of Relight's own user, under which components run as we
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -47,9 +48,24 @@ class HostGrounds:
         """What of Relight would end with the process and its children; see the port."""
         return await _within(lambda: tuple(self._under(_tree(pid))))
 
+    async def within(self, groups: Sequence[str]) -> tuple[str, ...]:
+        """What of Relight would end with these control groups; see the port."""
+        return await _within(lambda: tuple(self._within_groups(groups)))
+
     async def identifier(self) -> str:
         """The system_identifier of the server of Relight's own tables."""
         return await self._identifier()
+
+    def _within_groups(self, groups: Sequence[str]) -> Iterator[str]:
+        own = psutil.Process()
+        for process in (own, *own.parents()):
+            if (group := _in_one_of(process.pid, groups)) is not None:
+                what = "Relight itself" if process == own else "a parent of Relight"
+                yield f"{what} (pid {process.pid}) is in its control group or in one that is stopped with it, {group}"
+        for name, url in self._servers.items():
+            for pid in sorted(_listening(url)):
+                if (group := _in_one_of(pid, groups)) is not None:
+                    yield f"{name} (pid {pid}) is in its control group or in one that is stopped with it, {group}"
 
     def _under(self, tree: frozenset[int]) -> Iterator[str]:
         own = psutil.Process()
@@ -75,6 +91,16 @@ def _tree(pid: int) -> frozenset[int]:
         except (ProcessLookupError, PermissionError):
             continue
     return frozenset(found)
+
+
+def _in_one_of(pid: int, groups: Sequence[str]) -> str | None:
+    """In which of the control groups a process is, in whatever hierarchy systemd uses; see cgroups(7)."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    paths = [line.split(":", 2)[2] for line in lines if line.count(":") >= 2]
+    return next((one for one in groups for path in paths if f"{path}/".startswith(f"{one.rstrip('/')}/")), None)
 
 
 def _listening(url: str) -> frozenset[int]:

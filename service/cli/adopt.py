@@ -66,7 +66,7 @@ def _write(text: str, file: Path | None) -> None:
 
 def _nothing(wanted: Wanted, found: Found) -> str:
     left = [f"  pid {one.pid} ({' '.join(masked(one.command))[:120]}): {one.reason}" for one in found.components]
-    left += [f"  {unit.name}: a unit of systemd, which no component can be yet" for unit in found.units]
+    left += [f"  {unit.name}: {unit.reason}" for unit in found.units if unit.reason is not None]
     why = "\n".join(["Left out:", *left]) if left else "No process matched."
     problems = "".join(f"\n  {line}" for line in found.problems)
     return (

@@ -58,7 +58,8 @@ class FoundMcp:
 @dataclass(frozen=True, slots=True)
 class FoundComponent:
     """A process that becomes a component, or, with `reason`, one that is only mentioned. `variables`: names that its
-    environment has and ours lacks. `pids`: it and all below it."""
+    environment has and ours lacks. `pids`: it and all below it. `unit`: the service of systemd whose main process it
+    is; then that becomes the component. `unit_needs`: other services, each with the word by which its file needs it."""
 
     name: str
     pid: int
@@ -71,15 +72,19 @@ class FoundComponent:
     peers: tuple[Peer, ...] = ()
     pids: tuple[int, ...] = ()
     reason: str | None = None
+    unit: str | None = None
+    unit_needs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class FoundUnit:
-    """A service of systemd, which is only mentioned: no component of this Relight is a unit."""
+    """A service of systemd. `needs`: as `unit_needs` above. `reason`: why it becomes no component."""
 
     name: str
     about: str
     main_pid: int
+    needs: tuple[tuple[str, str], ...] = ()
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,11 @@ def circles(found: Found) -> tuple[str, ...]:
 
 def _all_needs(found: Found) -> Iterator[tuple[str, Need]]:
     components = [one for one in found.components if one.reason is None]
+    units = {one.unit: one.name for one in components if one.unit is not None}
     for one in components:
+        for unit, word in one.unit_needs:
+            if unit in units and unit != one.unit:
+                yield one.name, Need(units[unit], f"{one.unit} says {word}={unit}")
         for peer in one.peers:
             for name, seen in _at(found, components, one, peer):
                 yield one.name, Need(name, seen)

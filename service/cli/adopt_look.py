@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from schemas.components import SERVICE
 from service.adapters.databases import PostgresDatabases
 from service.adapters.host import FoundProcess, Host, below, family
 from service.adapters.mcp import McpServers
-from service.adapters.programs import LocalPrograms
 from service.adapters.secrets import References
-from service.adapters.systemd import Systemd
 from service.cli.adopt_found import Found, FoundComponent, FoundDatabase, FoundMcp, FoundUnit, Names, called
+from service.cli.adopt_units import look_at_units, unit_of
 from service.cli.home import find
 from service.cli.masking import bare, holds_secret
 from service.errors import RelightError, StepError
@@ -41,7 +41,6 @@ SERVERS = frozenset(
 """Programs of database servers and brokers: a system stands on them, and a restart of it leaves them up."""
 OWN = ("service.cli", "service.adapters.processes.supervisor")
 """Modules of Relight itself."""
-UNIT = re.compile(r"/([^/\n]+\.service)$", re.MULTILINE)
 
 LOOK_AT_SERVER = """
 select json_build_object(
@@ -102,10 +101,13 @@ async def look(wanted: Wanted, servers: Servers) -> Found:
         for one in await Host().processes():
             sight.saw(one)
     own = await _own(servers)
-    units, unit_problems = await _units(wanted)
     databases, grounds = _databases(wanted, sight, dsns, own, names)
     mcp = [await _mcp(wanted.system, given, references, names) for given in wanted.mcp]
-    components = tuple(_components(wanted, sight, databases, mcp, units, names))
+    chosen = _all_chosen(wanted, sight, databases, mcp)
+    units, unit_problems = await look_at_units(
+        wanted.units, sorted({unit for pid in chosen if (unit := unit_of(pid)) is not None})
+    )
+    components = tuple(_components(sight, chosen, units, names))
     return Found(
         databases,
         tuple(mcp),
@@ -219,26 +221,6 @@ def _place(dsn: str) -> str:
     return host if ":" in host or host.startswith(("/", "the ")) else f"{host}:{query.get('port', ['5432'])[0]}"
 
 
-async def _units(wanted: Wanted) -> tuple[list[FoundUnit], list[str]]:
-    if not wanted.units:
-        return [], []
-    systemd = Systemd(LocalPrograms())
-    if (why := systemd.absent()) is not None:
-        return [], [f"--unit {', '.join(wanted.units)}: {why}"]
-    try:
-        found = await systemd.units(wanted.units)
-    except StepError as error:
-        return [], [f"--unit {', '.join(wanted.units)}: {error}"]
-    problems = [] if found else [f"--unit {', '.join(wanted.units)}: no loaded service has such a name"]
-    units = []
-    for one in found:
-        main = f", main process {one.main_pid}" if one.main_pid else ""
-        more = f", requires {', '.join(one.needs)}" if one.needs else ""
-        about = f"{one.description} ({one.active}{main}, of {one.user or 'root'}, from {one.file}{more})"
-        units.append(FoundUnit(one.name, about, one.main_pid))
-    return units, problems
-
-
 async def _mcp(system: str, given: str, references: References, names: Names) -> FoundMcp:
     try:
         url = references.resolve(given, str(Path.cwd()))
@@ -272,14 +254,10 @@ async def _addresses(host: str, port: int) -> tuple[tuple[str, int], ...]:
     return tuple(dict.fromkeys((str(one[4][0]), port) for one in found))
 
 
-def _components(
-    wanted: Wanted,
-    sight: _Sight,
-    databases: Sequence[FoundDatabase],
-    mcp: Sequence[FoundMcp],
-    units: Sequence[FoundUnit],
-    names: Names,
-) -> Iterator[FoundComponent]:
+def _all_chosen(
+    wanted: Wanted, sight: _Sight, databases: Sequence[FoundDatabase], mcp: Sequence[FoundMcp]
+) -> Mapping[int, str]:
+    """The processes that belong to the system, each with why."""
     every = tuple(sight.processes.values())
     own = family(every, os.getpid())
     clients = {client for one in databases if one.left_out is None for client in one.clients}
@@ -288,17 +266,28 @@ def _components(
     for process in every:
         if process.pid not in own and (why := _chosen(wanted, process, clients, addresses)) is not None:
             chosen[process.pid] = why
-    mains = {one.main_pid: one.name for one in units if one.main_pid}
+    return chosen
+
+
+def _components(
+    sight: _Sight, chosen: Mapping[int, str], units: Sequence[FoundUnit], names: Names
+) -> Iterator[FoundComponent]:
+    every = tuple(sight.processes.values())
+    mains = {one.main_pid: one for one in units if one.main_pid and one.main_pid in sight.processes}
+    adopted = {one.name for one in mains.values() if one.reason is None}
+    chosen = {**{pid: f"--unit {one.name}" for pid, one in mains.items() if one.reason is None}, **chosen}
     for pid in sorted(chosen):
         process = sight.processes[pid]
-        if _has_chosen_above(sight.processes, process, chosen):
-            continue
+        unit = mains[pid] if pid in mains and mains[pid].reason is None else None
+        if unit is None and (unit_of(pid) in adopted or _has_chosen_above(sight.processes, process, chosen)):
+            continue  # it is a part of what is a component already
         tree = sorted(below(every, pid))
         peers = tuple(dict.fromkeys(peer for one in tree for peer in sight.processes[one].peers))
         ports = tuple(sorted({port for one in tree for port in sight.processes[one].ports}))
-        reason = _reason(process, mains)
+        reason = None if unit is not None else _reason(process, mains)
+        base = called(process.command) if unit is None else unit.name.removesuffix(SERVICE)
         yield FoundComponent(
-            name=names.take(called(process.command)) if reason is None else called(process.command),
+            name=names.take(base) if reason is None else base,
             pid=pid,
             command=process.command,
             folder=process.folder or "",
@@ -309,6 +298,8 @@ def _components(
             peers=peers,
             pids=tuple(tree),
             reason=reason,
+            unit=unit.name if unit is not None else None,
+            unit_needs=unit.needs if unit is not None else (),
         )
 
 
@@ -346,10 +337,10 @@ def _has_chosen_above(processes: Mapping[int, FoundProcess], one: FoundProcess, 
     return False
 
 
-def _reason(process: FoundProcess, mains: Mapping[int, str]) -> str | None:
+def _reason(process: FoundProcess, mains: Mapping[int, FoundUnit]) -> str | None:
     """Why a process cannot be a component; None when it can."""
     me = getpass.getuser()
-    unit = mains.get(process.pid) or _unit_of(process.pid)
+    unit = mains[process.pid].name if process.pid in mains else unit_of(process.pid)
     if unit is not None:
         return f"it belongs to {unit}, and systemd would start it again beside Relight's own"
     if process.user != me:
@@ -361,15 +352,3 @@ def _reason(process: FoundProcess, mains: Mapping[int, str]) -> str | None:
     if not all(word and len(word) <= 4000 and word.isprintable() for word in process.command):
         return "its command line cannot be written as text"
     return None
-
-
-def _unit_of(pid: int) -> str | None:
-    """The service of systemd whose control group the process is in, unless we are in it ourselves."""
-    try:
-        found = UNIT.search(Path(f"/proc/{pid}/cgroup").read_text())
-        own = UNIT.search(Path("/proc/self/cgroup").read_text())
-    except OSError:
-        return None
-    if found is None or (own is not None and own[1] == found[1]):
-        return None
-    return found[1]

@@ -106,20 +106,26 @@ def _mcp(found: Found) -> Iterator[str]:
 
 def _components(found: Found) -> Iterator[str]:
     wanted, shown = needs(found), [one for one in found.components if one.reason is None]
+    abouts = {unit.name: unit.about for unit in found.units}
     if shown:
         yield "components: # started by needs, stopped in reverse"
     for one in shown:
         ports = f", listens on {', '.join(map(str, one.ports))}" if one.ports else ""
         more = f", with {len(one.pids) - 1} processes below it" if len(one.pids) > 1 else ""
         yield f"  {one.name}: # pid {one.pid} of {_plain(one.user)}{ports}{more}; found by {_plain(one.found_by)}"
-        yield f"    process: [{', '.join(map(_quoted, one.command))}] # its argument list"
-        yield f"    cwd: {_quoted(one.folder)} # its working folder"
+        if one.unit is not None:
+            yield f"    unit: {_quoted(one.unit)} # {_plain(abouts.get(one.unit, ''))}; systemd starts and stops it"
+        else:
+            yield f"    process: [{', '.join(map(_quoted, one.command))}] # its argument list"
+            yield f"    cwd: {_quoted(one.folder)} # its working folder"
         if mine := wanted.get(one.name):
             yield f"    needs: [{', '.join(need.name for need in mine)}]"
             yield from (f"      # {need.name}: {_plain(need.seen)}" for need in mine)
         yield "    on_silence: abort # not found, decided: the careful one of abort, proceed, kill"
         yield "    # participant: {pause: {signal: USR1}, resume: {signal: USR2}} # see docs/participants.md"
-        if odd := [name for name in one.variables if name not in ORDINARY and not name.startswith(("RELIGHT_", "LC_"))]:
+        if one.unit is None and (
+            odd := [name for name in one.variables if name not in ORDINARY and not name.startswith(("RELIGHT_", "LC_"))]
+        ):
             yield "    # env: # it was started with these, which our own shell lacks; no value was kept"
             yield from (f'    #   {name}: "env:{name}"' for name in odd if re.fullmatch(r"[A-Za-z_]\w*", name))
     yield ""
@@ -127,10 +133,11 @@ def _components(found: Found) -> Iterator[str]:
     for one in left:
         yield f"# left out: pid {one.pid} of {_plain(one.user)}: {_plain(' '.join(masked(one.command)))}"
         yield f"#   because {_plain(str(one.reason))}"
-    for unit in found.units:
+    units = [unit for unit in found.units if unit.reason is not None]
+    for unit in units:
         yield f"# left out: {_plain(unit.name)}: {_plain(unit.about)}"
-        yield "#   because components are processes that Relight starts itself: a unit is systemd's to start"
-    if left or found.units:
+        yield f"#   because {_plain(str(unit.reason))}"
+    if left or units:
         yield ""
 
 
@@ -148,7 +155,7 @@ def _verify(found: Found) -> Iterator[str]:
     yield "verify: # what can be asked of it without knowing it; add what says that the business works"
     for one in _used(found):
         yield f'  - {{sql: {one.name}, query: "select 1", is: 1}} # it answers, no more'
-    folders = dict.fromkeys(one.folder for one in found.components if one.reason is None)
+    folders = dict.fromkeys(one.folder for one in found.components if one.reason is None and one.unit is None)
     for folder in folders:
         yield f"  - {{files: {_quoted(folder)}, access: r}} # the folder of a component"
     if found.mcp:
@@ -160,14 +167,20 @@ def _decide(found: Found) -> Iterator[str]:
     yield "channels: who is told before a restart, and who is called when it fails; now nobody"
     shown = [one for one in found.components if one.reason is None]
     for one in shown:
-        yield f"{one.name}: participant (how it is paused and told to flush; now not at all), on_silence, env"
+        env = ", env" if one.unit is None else ""
+        yield f"{one.name}: participant (how it is paused and told to flush; now not at all), on_silence{env}"
     if _used(found):
         yield "verify: a query that shows that the business works; `select 1` only shows that the database answers"
         yield "restart.backup and storage.backups: without them nothing is dumped before a restart"
     else:
         yield "verify: a check that shows that the business works; now only that folders can be read"
-    if shown:
-        names = ", ".join(f"{one.name} (pid {one.pid})" for one in shown)
+    if units := [one.unit for one in shown if one.unit is not None]:
+        yield (
+            f"{', '.join(units)}: whether the user of `relight serve` may start and stop them (root may; else a rule "
+            "of polkit, see docs/participants.md)"
+        )
+    if theirs := [one for one in shown if one.unit is None]:
+        names = ", ".join(f"{one.name} (pid {one.pid})" for one in theirs)
         yield (
             f"{names}: runs without Relight. Relight takes over nothing that it did not start, and starts no second "
             "copy: until you end it and let `relight serve` start it, the system is degraded and cannot be restarted"

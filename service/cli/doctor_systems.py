@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from schemas.components import ByCommand, Component, Participant
+from schemas.components import LOCAL, SERVICE, ByCommand, Component, Participant
 from schemas.events import Right
 from schemas.system import System
 from service.cli.home import user_file
 from service.errors import RelightError, StepError
+from service.ports import UNIT
 from service.settings import Settings
 from service.steps.grounds import IDENTIFIER
 from service.steps.naming import folder, process_name
@@ -51,6 +52,7 @@ async def of_system(system: System, settings: Settings) -> list[Finding]:
         *_programs(system),
         *_processes(system, settings),
         *await _strangers(system, settings),
+        *await _units(system, settings),
         *await _mcp(system, resolve),
         *await _storage(system),
         *_channels(system, resolve),
@@ -116,10 +118,11 @@ def _processes(system: System, settings: Settings) -> Iterator[Finding]:
     """What Relight started on this host: whether it runs, and whether somebody still stands over it."""
     from service.adapters.processes import record
 
+    places = {LOCAL, *settings.engine.places}
     for name, component in system.components.items():
         home = settings.servers.home / "processes" / process_name(system, name)
         try:
-            found = record.read(home) if component.host is None or component.host in settings.engine.places else None
+            found = record.read(home) if component.service is None and component.place in places else None
         except (OSError, ValueError, TypeError):
             continue  # the look for strangers says so
         if found is None:
@@ -143,10 +146,12 @@ async def _strangers(system: System, settings: Settings) -> list[Finding]:
     processes, findings = SupervisedProcesses(settings.servers.home / "processes", SystemClock()), []
     for name, component in system.components.items():
         whole, what = process_name(system, name), f"{system.system}: {name}: process"
+        if component.service is not None:
+            continue  # whoever started a unit, it is that unit
         try:
             if (await processes.state(whole)).running:
                 continue
-            pids = await processes.strangers(whole, component.process, folder(system, component))
+            pids = await processes.strangers(whole, component.command, folder(system, component))
         except StepError as error:
             findings.append(Finding(what, problem=str(error), mend="look at the process itself"))
             continue
@@ -154,6 +159,48 @@ async def _strangers(system: System, settings: Settings) -> list[Finding]:
             problem = f"runs as pid {', '.join(map(str, pids))}, which this Relight did not start"
             mend = "end it where it was started and let `relight serve` start it; no second copy is started meanwhile"
             findings.append(Finding(what, problem=problem, mend=mend))
+    return findings
+
+
+async def _units(system: System, settings: Settings) -> list[Finding]:
+    """What systemd of this host says of the components that are units, and of what else starts or ends with them."""
+    from service.adapters.processes.systemd import Systemd
+    from service.adapters.processes.units import STOPPED_WITH, SystemdUnits
+    from service.adapters.programs import LocalPrograms
+    from service.clock import SystemClock
+
+    systemd, units, findings = Systemd(LocalPrograms()), SystemdUnits(LocalPrograms(), SystemClock()), []
+    ours = {component.service for component in system.components.values()}
+    places = {LOCAL, *settings.engine.places}
+    for name, component in system.components.items():
+        unit = component.service
+        if unit is None or component.place not in places:
+            continue
+        what = f"{system.system}: {name}: {unit}"
+        if (absent := systemd.absent()) is not None:
+            findings.append(Finding(what, problem=absent, mend="name the `host` that has it, or a `process`"))
+            continue
+        try:
+            state = await units.state(f"{UNIT}{unit}")
+            about = await systemd.shown(unit, ("TriggeredBy", "TimeoutStopUSec", "NeedDaemonReload", *STOPPED_WITH))
+        except StepError as error:
+            findings.append(Finding(what, problem=str(error), mend=f"look with `systemctl status {unit}`"))
+            continue
+        more = f", main process {state.pid}" if state.pid else ""
+        findings.append(
+            Finding(what, f"{state.words}{more}; systemd kills what does not stop in {about.get('TimeoutStopUSec')}")
+        )
+        if triggers := about.get("TriggeredBy"):
+            problem = f"{triggers} starts it again by itself, also while a restart has it stopped"
+            mend = f"stop {triggers} before a restart, or make what it serves wait"
+            findings.append(Finding(f"{what}: triggers", problem=problem, mend=mend))
+        with_it = {one for key in STOPPED_WITH for one in about.get(key, "").split() if one.endswith(SERVICE)} - ours
+        if with_it:
+            problem = f"systemd stops {', '.join(sorted(with_it))} with it, and Relight starts only its components"
+            findings.append(Finding(f"{what}: needed by", problem=problem, mend="make them components too"))
+        if about.get("NeedDaemonReload") == "yes":
+            problem = "its file was changed since systemd read it: a start would be that of the old one"
+            findings.append(Finding(f"{what}: file", problem=problem, mend="`systemctl daemon-reload`"))
     return findings
 
 
@@ -187,7 +234,7 @@ def _programs(system: System) -> Iterator[Finding]:
 
 
 def _commands(component: Component) -> Iterator[str]:
-    yield component.process[0]
+    yield from component.command[:1]
     if isinstance(component.participant, Participant):
         for way in (getattr(component.participant, field) for field in Participant.model_fields):
             if isinstance(way, ByCommand):

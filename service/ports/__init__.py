@@ -33,6 +33,7 @@ from service.ports.rows import (
 from service.ports.store import Leftovers, Reader, StepStore, Store
 from service.ports.time import Clock, Ids
 from service.ports.world import (
+    UNIT,
     Chronicle,
     Commands,
     Databases,
@@ -63,6 +64,7 @@ __all__ = [
     "GATE_TIMER",
     "MAX_ID",
     "SILENT",
+    "UNIT",
     "Action",
     "Batch",
     "Broker",

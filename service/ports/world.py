@@ -19,6 +19,10 @@ class ProcessState:
 
     `exit_status` of the last run (negative: the signal), None while it runs or when nobody saw its end. `ending`: it
     runs, but was told to end (`TERM`, `KILL`): it is on its way out, however long that takes, and never adopted.
+
+    Of a unit of systemd, `unit` is its name, `invocation` the id of this run, and `words` are systemd's own for its
+    state. `starting`: systemd has not found it up yet. `comes_back`: it has ended, and systemd will start it again by
+    itself; it counts as running, for it does not stay away. A running unit may have no main process.
     """
 
     running: bool
@@ -27,16 +31,28 @@ class ProcessState:
     exit_status: int | None = None
     log: str | None = None
     ending: bool = False
+    unit: str | None = None
+    invocation: str | None = None
+    words: str = ""
+    starting: bool = False
+    comes_back: bool = False
+
+
+UNIT = "unit:"
+"""With what the name of a component begins that is a unit of systemd: `unit:metrics-report.service`."""
 
 
 class Processes(Protocol):
-    """Process components under a detached supervisor on this host. `name` is `<system>.<component>`."""
+    """Components of this host: processes under a detached supervisor, `name` is `<system>.<component>`; and units of
+    systemd, `name` is `unit:<unit>`. Of a unit that could not be started (again) everything raises Permanent.
+    """
 
     async def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: str
     ) -> ProcessState:
         """Starts it unless it runs (then it is adopted). Returns once the process exists. Raises Retry when what runs
-        was told to end."""
+        was told to end. A unit takes no command, environment and folder from here; it may be `starting` still, or have
+        failed already."""
         ...
 
     async def state(self, name: str) -> ProcessState: ...
@@ -47,11 +63,21 @@ class Processes(Protocol):
         ...
 
     async def tell(self, name: str, signal: str) -> None:
-        """Sends a signal (`USR1`, `TERM`; `KILL` to its group) to the process, pid and start time compared first."""
+        """Sends a signal (`USR1`, `TERM`; `KILL` to its group) to the process, pid and start time compared first. For a
+        unit `TERM` is systemd's stop, so that nothing starts it again, and so is `KILL`, without patience."""
         ...
 
     async def wait_stopped(self, name: str, timeout: timedelta) -> ProcessState:
         """Waits until it has ended; the state then, running or not."""
+        ...
+
+    async def groups(self, name: str) -> tuple[str, ...]:
+        """The control groups that end with it: of a unit, its own and those of all units that systemd stops with it.
+        None for a process."""
+        ...
+
+    async def said(self, name: str) -> str:
+        """The end of what it printed, secrets included; empty when there is nothing, or we may not read it."""
         ...
 
 
@@ -192,6 +218,10 @@ class Grounds(Protocol):
 
     async def under(self, pid: int) -> tuple[str, ...]:
         """What of that would end with the process `pid` and its children, one sentence each. Raises Retry."""
+        ...
+
+    async def within(self, groups: Sequence[str]) -> tuple[str, ...]:
+        """What of that would end with these control groups, one sentence each. Raises Retry."""
         ...
 
     async def identifier(self) -> str:

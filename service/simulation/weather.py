@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from schemas.components import OnSilence
 from service.adapters.memory.broker import STATUS_EXCHANGE, MemoryBroker
-from service.adapters.memory.world import MemoryWorld, ProcessScript
+from service.adapters.memory.processes import ProcessScript
+from service.adapters.memory.world import MemoryWorld
 from service.crash import POINTS
 from service.ports import Clock
 from service.simulation.cast import Cast

@@ -4,7 +4,7 @@ from schemas.base import Json
 from schemas.components import Command
 from service.errors import Retry
 from service.ports import Done, StepContext, Waiting
-from service.steps.naming import process_name, the_component
+from service.steps.naming import running_name, the_component
 from service.steps.participants import Tell
 
 CLOSES = 3.0
@@ -36,7 +36,7 @@ class Disconnect(Tell):
         return Done({**outcome.result, "closed": closed})
 
     async def _left(self, context: StepContext, name: str, servers: list[str]) -> list[str]:
-        state = await context.world.processes.state(process_name(context.system, name))
+        state = await context.world.processes.state(running_name(context.system, name))
         if not state.running or state.pid is None:
             return []
         resolve, folder = context.world.secrets.resolve, context.system.folder

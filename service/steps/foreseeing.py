@@ -20,7 +20,7 @@ from service.steps.checks import RunCheck
 from service.steps.critical import look_once
 from service.steps.draining import open_transactions
 from service.steps.grounds import CheckIdentity, stand_clear
-from service.steps.naming import environment, folder, process_name, the_component
+from service.steps.naming import environment, folder, running_name, the_component
 
 WITHIN = timedelta(seconds=5)
 """For one small question to a database."""
@@ -93,7 +93,7 @@ async def _answer(context: StepContext) -> Answer:
 
 async def _observe(context: StepContext) -> Answer:
     name, _ = the_component(context)
-    state = await context.world.processes.state(process_name(context.system, name))
+    state = await context.world.processes.state(running_name(context.system, name))
     if not state.running:
         raise Permanent(f"{name} does not run")
     return f"pid {state.pid}", {"pid": state.pid}
@@ -193,7 +193,7 @@ async def _notice(context: StepContext) -> Answer:
 
 async def _participant(context: StepContext, word: str) -> Answer:
     name, component = the_component(context)
-    state = await context.world.processes.state(process_name(context.system, name))
+    state = await context.world.processes.state(running_name(context.system, name))
     if not state.running:
         raise Permanent(f"{name} does not run")
     if not component.takes(Command(word)):
@@ -203,23 +203,29 @@ async def _participant(context: StepContext, word: str) -> Answer:
 
 async def _stop(context: StepContext) -> Answer:
     name, _ = the_component(context)
-    state = await context.world.processes.state(process_name(context.system, name))
+    state = await context.world.processes.state(running_name(context.system, name))
     if not state.running:
         return f"{name} does not run", {}
     await stand_clear(context, name)
-    return f"pid {state.pid}, TERM, up to {format_duration(context.row.planned.timeout)}", {"pid": state.pid}
+    return f"{state.unit or f'pid {state.pid}'}, TERM, up to {format_duration(context.row.planned.timeout)}", {
+        "pid": state.pid
+    }
 
 
 async def _start(context: StepContext) -> Answer:
     name, component = the_component(context)
     environment(context, name)
-    where = folder(context.system, component)
-    await context.world.files.tried(where, write=False)
+    if component.service is None:
+        found = f"its folder {folder(context.system, component)}, its secrets"
+        await context.world.files.tried(folder(context.system, component), write=False)
+    else:
+        found = f"its unit {component.service}"
+        await context.world.processes.state(running_name(context.system, name))
     for need in component.needs:
         if need in context.system.databases:
             dsn = context.world.secrets.resolve(context.system.databases[need].url, context.system.folder)
             await context.world.databases.value(dsn, "select 1", WITHIN)
-    return f"its folder {where}, its secrets and the databases it needs are there", {}
+    return f"{found} and the databases it needs are there", {}
 
 
 async def _room(context: StepContext, url: str) -> int | None:

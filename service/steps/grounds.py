@@ -8,7 +8,7 @@ from schemas.base import Json
 from schemas.system import System
 from service.errors import Permanent, Retry
 from service.ports import Done, StepContext
-from service.steps.naming import folder, process_name
+from service.steps.naming import folder, process_name, running_name
 
 IDENTIFIER = "select system_identifier::text from pg_control_system()"
 """Which server a database is on: given at initdb, the same in every database of it, unlike that of any other server."""
@@ -19,10 +19,16 @@ async def stands_on_it(context: StepContext, name: str) -> tuple[str, ...]:
     """Why the component `name` must not be stopped: one sentence each. Raises Retry when nobody can tell now, Permanent
     when it is another server than the one that is pinned."""
     system, world = context.system, context.world
-    state = await world.processes.state(process_name(system, name))
-    if not state.running or state.pid is None:
+    whole = running_name(system, name)
+    state = await world.processes.state(whole)
+    if not state.running:
         return ()
-    reasons = list(await world.grounds.under(state.pid))
+    # Of a unit all ends that is in its control group, whose child it ever was, and what systemd stops with it.
+    groups = await world.processes.groups(whole)
+    reasons = list(await world.grounds.within(groups)) if groups else []
+    if state.pid is None:
+        return tuple(reasons)
+    reasons += [line for line in await world.grounds.under(state.pid) if line not in reasons]
     for database, spec in system.databases.items():
         if not await world.sockets.serves(state.pid, world.secrets.resolve(spec.url, system.folder)):
             continue
@@ -52,8 +58,17 @@ async def stand_clear(context: StepContext, name: str) -> None:
 async def no_second_copy(context: StepContext, name: str) -> None:
     """To be called before a component that does not run is started. Raises Permanent when somebody else started it."""
     system, component = context.system, context.system.components[name]
-    whole = process_name(system, name)
-    pids = await context.world.processes.strangers(whole, component.process, folder(system, component))
+    if component.service is not None:
+        before = await context.world.processes.state(process_name(system, name))
+        if before.running:
+            raise Permanent(
+                f"{name} is a unit of systemd since its file was changed, and still runs as the process {before.pid} "
+                f"that Relight started before: the unit was not started beside it. End that process "
+                f"(`kill {before.pid}`), then retry"
+            )
+        return
+    whole = running_name(system, name)
+    pids = await context.world.processes.strangers(whole, component.command, folder(system, component))
     if pids:
         raise Permanent(
             f"{name} runs already as pid {', '.join(map(str, pids))}, which this Relight did not start: it is not "
@@ -86,7 +101,7 @@ class CheckIdentity:
         stopped = [name for name, one in components.items() if not one.keep and one.place == here]
         for name in stopped:
             await stand_clear(context, name)
-            if not (await context.world.processes.state(process_name(context.system, name))).running:
+            if not (await context.world.processes.state(running_name(context.system, name))).running:
                 await no_second_copy(context, name)
         return Done({"identities": identities, "stands_on": [], "components": list(stopped)})
 

@@ -7,12 +7,19 @@ from schemas.base import Json
 from schemas.components import Component
 from schemas.system import System
 from service.errors import Permanent
-from service.ports import StepContext
+from service.ports import UNIT, StepContext
 
 
 def process_name(system: System, component: str) -> str:
     """`metrics.calculator`: its process, its sessions' application_name, its user at the broker."""
     return f"{system.system}.{component}"
+
+
+def running_name(system: System, component: str) -> str:
+    """How the port `Processes` knows it: `metrics.calculator`, or `unit:metrics-report.service`. It is
+    asked of the file that a step was planned with, so that a file which names another unit since stops nothing else."""
+    unit = system.components[component].service
+    return process_name(system, component) if unit is None else f"{UNIT}{unit}"
 
 
 def the_component(context: StepContext) -> tuple[str, Component]:

@@ -16,7 +16,7 @@ from service.errors import StepError
 from service.ports import Action, Clock, StepContext, StepKey, StepRow, Token, World
 from service.steps.foreseeing import Foreseen, Outlook, elsewhere, foresee, planned_as
 from service.steps.mcp_checks import ask
-from service.steps.naming import folder, process_name
+from service.steps.naming import folder, running_name
 
 MCP_WITHIN = timedelta(seconds=8)
 """For one MCP server: it answers within milliseconds, or something is wrong."""
@@ -25,12 +25,15 @@ MARKS = {Outlook.WOULD: "✓", Outlook.WOULD_NOT: "✗", Outlook.UNKNOWN: "?"}
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A component as it was found: `pid` None when it does not run; `foreign`: this Relight did not start it."""
+    """A component as it was found: `pid` None when it does not run; `foreign`: this Relight did not start it. `unit`:
+    the unit of systemd that it is, and how systemd finds it."""
 
     component: str
     pid: int | None
     foreign: bool = False
     problem: str | None = None
+    unit: str | None = None
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Observation:
     @property
     def summary(self) -> str:
         """One line without a time: the same as long as nothing has changed."""
-        running = sum(one.pid is not None for one in self.components)
+        running = sum(one.running for one in self.components)
         foreign = sum(one.foreign for one in self.components)
         checks = [one.outlook for one in self.steps if one.step.startswith("baseline:")]
         words = f"{running}/{len(self.components)} run"
@@ -124,15 +127,19 @@ def _context(system: System, step: PlannedStep, state: str, world: World, clock:
 
 
 async def _seen(system: System, name: str, world: World, places: Sequence[str]) -> Seen:
-    whole, component = process_name(system, name), system.components[name]
+    whole, component = running_name(system, name), system.components[name]
     if component.place not in places:
         return Seen(name, None, problem=f"it runs on {component.place}, which is not looked at from here")
     try:
         state = await world.processes.state(whole)
-        pids = await world.processes.strangers(whole, component.process, folder(system, component))
+        if state.unit is not None:
+            pid, runs = state.pid if state.running else None, state.running and not state.comes_back
+            return Seen(name, pid, unit=f"{state.unit} is {state.words}", running=runs)
+        pids = await world.processes.strangers(whole, component.command, folder(system, component))
     except StepError as error:
         return Seen(name, None, problem=str(error))
-    return Seen(name, state.pid if state.running else None, foreign=state.running and state.pid in pids)
+    pid = state.pid if state.running else None
+    return Seen(name, pid, foreign=state.running and state.pid in pids, running=state.running)
 
 
 async def _tools(system: System, name: str, world: World) -> tuple[str, ...] | str:
@@ -186,7 +193,13 @@ def as_json(seen: Observation) -> dict[str, Json]:
         if asked is None
         else {"id": asked.event_id, "user": asked.user, "at": asked.at.isoformat(), "reasons": list(asked.reasons)},
         "components": [
-            {"name": one.component, "pid": one.pid, "foreign": one.foreign, "problem": one.problem}
+            {
+                "name": one.component,
+                "pid": one.pid,
+                "foreign": one.foreign,
+                "problem": one.problem,
+                **({"unit": one.unit} if one.unit is not None else {}),
+            }
             for one in seen.components
         ],
         "mcp": {name: said if isinstance(said, str) else list(said) for name, said in seen.mcp.items()},
@@ -207,6 +220,8 @@ def as_json(seen: Observation) -> dict[str, Json]:
 def _component(one: Seen) -> str:
     if one.problem is not None:
         return f"? {one.component}: {one.problem}"
+    if one.unit is not None:
+        return f"{'✓' if one.running else '✗'} {one.component}: {one.unit}{f', pid {one.pid}' if one.pid else ''}"
     if one.pid is None:
         return f"✗ {one.component}: it does not run"
     return f"✓ {one.component}: pid {one.pid}{', not started by this Relight' if one.foreign else ''}"

@@ -9,9 +9,9 @@ from schemas.components import OnSilence
 from schemas.system import System
 from service.errors import Permanent, Retry
 from service.ports import Done, ProcessState, StepContext
-from service.steps.ending import named
+from service.steps.ending import how, named
 from service.steps.grounds import no_second_copy
-from service.steps.naming import process_name, record, the_component
+from service.steps.naming import process_name, record, running_name, the_component
 
 LOOK_AGAIN = timedelta(seconds=1)
 """A session of a process that just ended is gone within milliseconds; a second is patient."""
@@ -33,7 +33,7 @@ class Observe:
         Raises Permanent when a stranger runs it.
         """
         name, _ = the_component(context)
-        state = await context.world.processes.state(process_name(context.system, name))
+        state = await context.world.processes.state(running_name(context.system, name))
         if not state.running:
             await no_second_copy(context, name)
         ending: dict[str, Json] = {"ending": True} if state.ending else {}
@@ -72,7 +72,7 @@ class ConfirmStopped:
                 # What its own host saw when it stopped it; from here its processes cannot be looked at.
                 state = _as_seen(context.results[f"stop:{name}"])
             else:
-                state = await context.world.processes.state(process_name(context.system, name))
+                state = await context.world.processes.state(running_name(context.system, name))
             if state is None:
                 unseen.append(name)
             elif not state.running:
@@ -80,7 +80,7 @@ class ConfirmStopped:
             elif component.on_silence is OnSilence.PROCEED:
                 allowed.append(name)
             else:
-                raise Retry(f"{name} still runs (pid {state.pid}, start time {state.started})", LOOK_AGAIN)
+                raise Retry(_still_runs(context, name, state), LOOK_AGAIN)
         left, away = await self._left(context, [str(name) for name in (*stopped, *unseen)])
         if left:
             raise Retry(f"{len(left)} sessions are left: {'; '.join(left)}", LOOK_AGAIN)
@@ -129,15 +129,23 @@ class ConfirmRunning:
     async def perform(self, context: StepContext) -> Done:
         """Result: `running`, `pid`, `started`. Raises Permanent when it ended, or is another process since."""
         name, _ = the_component(context)
-        state = await context.world.processes.state(process_name(context.system, name))
+        state = await context.world.processes.state(running_name(context.system, name))
         if name in record(context.data, "not_started"):
             return Done({"running": state.running, **named(state), "detail": "it was left out of the start"})
-        if not state.running:
-            how = "nobody saw how" if state.exit_status is None else f"exit status {state.exit_status}"
+        if not state.running or state.comes_back:
             log = f"; its log is {state.log}" if state.log else ""
-            raise Permanent(f"{name} was started and has ended since ({how}){log}")
+            raise Permanent(f"{name} was started and has ended since ({how(state)}){log}")
         resumed = context.results.get(f"resume:{name}", {})
         before = resumed.get("pid"), resumed.get("started")
+        if state.invocation is not None and resumed.get("invocation") is not None:
+            # systemd's own name of the run: its main process may have changed without a new start.
+            if resumed["invocation"] != state.invocation:
+                raise Permanent(
+                    f"{name} was resumed as the run {resumed['invocation']} of {state.unit} and is the run "
+                    f"{state.invocation} now (pid {state.pid}): it ended and was started again since, by systemd or by "
+                    "somebody, and nobody knows what it loaded"
+                )
+            return Done({"running": True, **named(state)})
         if before[0] is not None and before != (state.pid, state.started):
             raise Permanent(
                 f"{name} was resumed as pid {before[0]} (start time {before[1]}) and runs as pid {state.pid} (start "
@@ -147,6 +155,21 @@ class ConfirmRunning:
 
     async def probe(self, context: StepContext) -> Done | None:
         return None
+
+
+def _still_runs(context: StepContext, name: str, state: ProcessState) -> str:
+    """That it still runs, or again; a unit may have been started by others since it was stopped."""
+    if state.unit is None:
+        return f"{name} still runs (pid {state.pid}, start time {state.started})"
+    stopped = context.results.get(f"stop:{name}", {})
+    again = stopped.get("running") is False and stopped.get("invocation") != state.invocation
+    if state.comes_back or again:
+        return (
+            f"{name} was stopped and comes back: {state.unit} is {state.words} (pid {state.pid}). Somebody else ended "
+            f"or started it, and systemd starts it by itself: see Restart=, its sockets and timers and what needs it, "
+            f"with `systemctl status {state.unit}`; `systemctl stop {state.unit}` ends it"
+        )
+    return f"{name} still runs ({state.unit} is {state.words}, pid {state.pid}, start time {state.started})"
 
 
 def _as_seen(result: Mapping[str, Json]) -> ProcessState | None:

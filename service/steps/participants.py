@@ -19,7 +19,7 @@ from service.errors import Permanent, Retry
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer, Unheard, answer, ask, place, post, run, silent
 from service.steps.ending import kill, named
-from service.steps.naming import process_name, the_component
+from service.steps.naming import running_name, the_component
 
 UNBOUND = timedelta(seconds=2)
 """How long to wait for a participant that runs and is not at the broker: it comes back after a broker's restart."""
@@ -77,7 +77,7 @@ class Tell:
             if silent(context):
                 return await self._without_answer(context, name)
             return await self.conclude(context, name, answer(context, name, self.command))
-        whole = process_name(context.system, name)
+        whole = running_name(context.system, name)
         state = await context.world.processes.state(whole)
         if not state.running and self.command in HELD_BY_A_PROCESS:
             return Done({"running": False, "detail": "it does not run: nothing is in its memory", **named(state)})
@@ -107,7 +107,7 @@ class Tell:
             return Done(said.evidence())
         # Which process it was: the last look of a restart compares.
         return Done(
-            {**said.evidence(), **named(await context.world.processes.state(process_name(context.system, name)))}
+            {**said.evidence(), **named(await context.world.processes.state(running_name(context.system, name)))}
         )
 
     def _way(self, component: Component) -> "Way":
@@ -131,7 +131,7 @@ class Tell:
         """Silence where the file says kill. A component that has to answer to go on cannot be mended by killing it."""
         if context.row.planned.on_silence is not OnSilence.KILL or self.command not in HELD_BY_A_PROCESS:
             raise Permanent(f"{name} did not answer {self.command} in time")
-        whole = process_name(context.system, name)
+        whole = running_name(context.system, name)
         state = await context.world.processes.state(whole)
         if state.running:
             state = await kill(context, name)

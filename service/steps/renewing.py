@@ -16,7 +16,7 @@ from service.errors import Permanent
 from service.ports import Done, StepContext, Waiting
 from service.steps.asking import Answer
 from service.steps.ending import named
-from service.steps.naming import process_name, the_component
+from service.steps.naming import running_name, the_component
 from service.steps.participants import Tell
 
 
@@ -42,7 +42,7 @@ class Renew(Tell):
         until = _holds_until(context, name)
         if until is None:
             return Done({"detail": "it is not paused: nothing to renew"})
-        state = await context.world.processes.state(process_name(context.system, name))
+        state = await context.world.processes.state(running_name(context.system, name))
         if not state.running:
             return Done({"running": False, "detail": "it does not run: nothing works again by itself", **named(state)})
         if until <= context.clock.now():

@@ -8,7 +8,7 @@ from schemas.system import System
 from schemas.system_snapshot import ComponentSnapshot, SystemSnapshot, sha256
 from service.errors import Missing, Permanent, RelightError
 from service.ports import Done, StepContext
-from service.steps.naming import process_name, record, restart_id
+from service.steps.naming import record, restart_id, running_name
 
 BEFORE_THE_STOP = "preparing_for_restart.preserving"
 PUT_IT_BACK = (
@@ -87,7 +87,7 @@ class Seal:
         flushed, paused = (context.results.get(f"{step}:{name}", {}) for step in ("flush", "pause"))
         here = component.place == context.row.place
         # On another host only its own steps could look; whoever answered there runs.
-        state = await context.world.processes.state(process_name(context.system, name)) if here else None
+        state = await context.world.processes.state(running_name(context.system, name)) if here else None
         running = state.running if state is not None else paused.get("running", bool(paused or flushed) or None)
         return ComponentSnapshot.model_validate(
             {

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from urllib.parse import quote
 
 from machines.model import PlannedStep
 from schemas.base import Json
@@ -11,9 +10,10 @@ from schemas.system import System
 from service.errors import Permanent, Retry, StepError
 from service.ports import Done, ProcessState, StepContext, Waiting
 from service.steps.asking import Answer, Unheard, answer, ask, post, run, silent
-from service.steps.ending import by_hand, kill, named
+from service.steps.ending import by_hand, how, kill, named
 from service.steps.grounds import no_second_copy
-from service.steps.naming import environment, folder, process_name, record, the_component
+from service.steps.naming import environment, folder, record, running_name, the_component
+from service.steps.pausing_units import paused_unit
 from service.steps.snapshots import sealed
 
 PATIENCE = 0.8
@@ -28,8 +28,6 @@ OLD_WITHIN = timedelta(seconds=2)
 """How much longer an old process that was told to end is waited for where the file says to go on without it."""
 LAST_WORDS = 600
 """Characters of its log that an error message repeats."""
-LOG_END = 64 * 1024
-"""Bytes of its log in which secrets are hidden before it is cut to these: a secret cut in two would not be found."""
 
 
 class Start:
@@ -43,7 +41,8 @@ class Start:
     def plan(self, step: PlannedStep, system: System) -> str:
         component = system.components[step.component or ""]
         paused = "paused" if step.arguments.get("paused") else "running"
-        words = [f"start {step.component} {paused} unless it runs: {' '.join(component.process)}"]
+        what = " ".join(component.command) if component.service is None else f"`systemctl start {component.service}`"
+        words = [f"start {step.component} {paused} unless it runs: {what}"]
         databases = [need for need in component.needs if need in system.databases]
         words += [f"after {', '.join(databases)} answers"] if databases else []
         words += ["until it reports what it loaded"] if component.takes(Command.REPORT) else []
@@ -58,16 +57,21 @@ class Start:
         if context.row.answer is not None:
             return await self._reported(context, name)
         end = context.clock.monotonic() + context.row.planned.timeout.total_seconds() * PATIENCE
-        before = await context.world.processes.state(process_name(context.system, name))
+        before = await context.world.processes.state(running_name(context.system, name))
         if before.ending:
             before = await self._outlasted(context, name, end)
             if before.running:
                 return Done(
                     {**named(before), "old": True, "adopted": False, "detail": self._passed_over(context, before)}
                 )
-        if before.running:
+        adopted = before.running and not before.comes_back
+        if adopted:
             await self._needed(context, name, component, end)
-        state = before if before.running else await self._start(context, name, component, end)
+        state = before if adopted else await self._start(context, name, component, end)
+        if state.unit is not None:
+            state = await self._up(context, name, end)
+            if context.row.planned.arguments.get("paused"):
+                await paused_unit(context, name, component, end)
         match component.participant:
             case "amqp":
                 return await self._ask(context, name, end)
@@ -79,13 +83,13 @@ class Start:
                         raise
                     # A wait that is over at once, so that the file's on_silence decides, as over AMQP.
                     return Waiting(context.clock.now(), name)
-                return await self._conclude(context, name, said, adopted=before.running)
+                return await self._conclude(context, name, said, adopted=adopted)
             case _:
-                if not before.running:
+                if not adopted:
                     await self._settle(context, name)
                 expected = record(context.data, "digests").get(name)
                 about: dict[str, Json] = {"compared": False} if expected else {}
-                return Done({**named(state), "adopted": before.running, **about})
+                return Done({**named(state), "adopted": adopted, **about})
 
     async def probe(self, context: StepContext) -> Done | None:
         return None
@@ -93,7 +97,7 @@ class Start:
     async def _outlasted(self, context: StepContext, name: str, end: float) -> ProcessState:
         """What was told to end is never adopted: it is waited for, killed where the file says so, or passed over where
         it says so (then it still runs). Raises Permanent that says how to end it."""
-        whole, on_silence = process_name(context.system, name), context.row.planned.on_silence
+        whole, on_silence = running_name(context.system, name), context.row.planned.on_silence
         left = timedelta(seconds=max(end - context.clock.monotonic(), 0.0))
         patience = left if on_silence is OnSilence.ABORT else min(left, OLD_WITHIN)
         state = await context.world.processes.wait_stopped(whole, patience)
@@ -118,13 +122,24 @@ class Start:
         given = environment(context, name)
         given["RELIGHT_START"] = "paused" if context.row.planned.arguments.get("paused") else "running"
         given |= await self._state_to_load(context, name)
-        whole = process_name(context.system, name)
-        return await context.world.processes.start(whole, component.process, given, folder(context.system, component))
+        whole = running_name(context.system, name)
+        return await context.world.processes.start(whole, component.command, given, folder(context.system, component))
+
+    async def _up(self, context: StepContext, name: str, end: float) -> ProcessState:
+        """A unit once systemd calls it up: it may say by itself when it is (`Type=notify`), or be prepared first."""
+        while (state := await self._alive(context, name)).starting:
+            if context.clock.monotonic() >= end:
+                raise Retry(
+                    f"{name} does not come up: {state.unit} is still {state.words}. Look with "
+                    f"`systemctl status {state.unit}`"
+                )
+            await context.clock.sleep(LOOK_AGAIN)
+        return state
 
     async def _needed(self, context: StepContext, name: str, component: Component, end: float) -> None:
         """Waits for what it needs, which may itself just be coming up: a database that does not answer yet, a DSN not
         written yet. Also of what runs already, so that nothing is verified while its database still recovers."""
-        adopted = (await context.world.processes.state(process_name(context.system, name))).running
+        adopted = (await context.world.processes.state(running_name(context.system, name))).running
         while True:
             try:
                 if not adopted:
@@ -150,7 +165,7 @@ class Start:
         """A component that was started before this one, is needed by it and runs no more."""
         for need in component.needs:
             if need in context.system.components:
-                state = await context.world.processes.state(process_name(context.system, need))
+                state = await context.world.processes.state(running_name(context.system, need))
                 if not state.running:
                     return need
         return None
@@ -197,25 +212,23 @@ class Start:
 
     async def _alive(self, context: StepContext, name: str) -> ProcessState:
         """The process as it runs. Raises Retry with its exit status and its last words when it does not."""
-        state = await context.world.processes.state(process_name(context.system, name))
-        if state.running:
+        state = await context.world.processes.state(running_name(context.system, name))
+        if state.running and not state.comes_back:
             return state
-        how = "nobody saw how" if state.exit_status is None else f"exit status {state.exit_status}"
-        said = await self._last_words(context, state)
-        raise Retry(f"{name} ended right after its start ({how}); its log {state.log} ends: {said}")
+        said = await self._last_words(context, name, state)
+        raise Retry(f"{name} ended right after its start ({how(state)}); its log {state.log} ends: {said}")
 
-    async def _last_words(self, context: StepContext, state: ProcessState) -> str:
+    async def _last_words(self, context: StepContext, name: str, state: ProcessState) -> str:
         if state.log is None:
             return "(no log)"
         try:
-            content = await context.world.storage.read(f"file://{quote(state.log)}")
+            end = await context.world.processes.said(running_name(context.system, name))
         except StepError as error:
             return f"(not readable: {error})"
-        end = content[-LOG_END:].decode("utf-8", "replace").strip()
-        return context.world.secrets.hide(end)[-LAST_WORDS:] or "(nothing)"
+        return context.world.secrets.hide(end.strip())[-LAST_WORDS:] or "(nothing)"
 
     async def _reported(self, context: StepContext, name: str) -> Done:
-        whole = process_name(context.system, name)
+        whole = running_name(context.system, name)
         if silent(context):
             if context.row.planned.on_silence is OnSilence.KILL:
                 if (await context.world.processes.state(whole)).running:

@@ -10,7 +10,7 @@ from service.errors import Permanent, Retry
 from service.ports import Done, ProcessState, StepContext
 from service.steps.ending import KILL_WITHIN, by_hand, kill, named
 from service.steps.grounds import stand_clear
-from service.steps.naming import process_name, the_component
+from service.steps.naming import running_name, the_component
 
 
 class Stop:
@@ -25,7 +25,9 @@ class Stop:
             OnSilence.ABORT: "then call a person",
             OnSilence.PROCEED: "then go on without",
         }[step.on_silence]
-        return f"stop {step.component}: TERM, wait {_patience(step).total_seconds():g} s, {after}"
+        unit = system.components[step.component or ""].service
+        how = "TERM" if unit is None else f"`systemctl stop {unit}`"
+        return f"stop {step.component}: {how}, wait {_patience(step).total_seconds():g} s, {after}"
 
     async def perform(self, context: StepContext) -> Done:
         """Result: `running`, `pid`, `started`, `exit_status` (negative: the signal), `seconds`, `killed`.
@@ -34,7 +36,7 @@ class Stop:
         Permanent, untouched, when Relight stands on it.
         """
         name, _ = the_component(context)
-        whole, began = process_name(context.system, name), context.clock.monotonic()
+        whole, began = running_name(context.system, name), context.clock.monotonic()
         state = await context.world.processes.state(whole)
         if not state.running:
             return Done({**_ended(state), "seconds": 0.0, "killed": False, "detail": "it did not run any more"})
@@ -57,7 +59,7 @@ class Stop:
     async def probe(self, context: StepContext) -> Done | None:
         """Gone is gone, whoever saw it; a process that still runs was not stopped."""
         name, _ = the_component(context)
-        state = await context.world.processes.state(process_name(context.system, name))
+        state = await context.world.processes.state(running_name(context.system, name))
         return None if state.running else Done({**_ended(state), "detail": "it had ended already"})
 
 

@@ -115,7 +115,7 @@ def test_nothing_is_overwritten_and_what_cannot_be_reached_writes_nothing(machin
     assert list(machine.folder.glob(".relight-adopt-*")) == []
 
 
-def test_units_are_named_and_their_process_is_left_to_systemd(machine: Machine) -> None:
+def test_unit_becomes_a_component_that_systemd_starts(machine: Machine) -> None:
     program = machine.folder / "bin" / "systemctl"
     program.parent.mkdir()
     main = machine.pids["ledger"]
@@ -132,9 +132,12 @@ def test_units_are_named_and_their_process_is_left_to_systemd(machine: Machine) 
     words = ("adopt", "books", "-o", "-", "--unit", "led*", "--process", str(PROGRAM))
     done = machine.relight(*words, PATH=path)
     assert done.returncode == 0, done.stderr
-    assert "# left out: ledger.service: The ledger (active, main process" in done.stdout
-    assert "it belongs to ledger.service, and systemd would start it again" in done.stdout
-    assert list(yaml.safe_load(done.stdout)["components"]) == ["byhand"]
+    components = yaml.safe_load(done.stdout)["components"]
+    assert components["ledger"]["unit"] == "ledger.service"
+    assert "process" not in components["ledger"]
+    assert "env" not in components["ledger"]
+    assert [name for name, one in components.items() if "process" in one] == ["byhand"]
+    assert components["byhand"]["needs"] == ["ledger"]
     asked = Path(f"{program}.asked").read_text().split()
     assert {word for word in asked if word in ("list-units", "show", "start", "stop", "kill")} == {"list-units", "show"}
 

@@ -9,7 +9,8 @@ import pytest
 
 from service.adapters.databases import PostgresDatabases
 from service.adapters.files import FileStorage
-from service.adapters.memory.world import MemoryWorld, ProcessScript
+from service.adapters.memory.processes import ProcessScript
+from service.adapters.memory.world import MemoryWorld
 from service.adapters.processes.local import SupervisedProcesses
 from service.adapters.programs import LocalPrograms
 from service.adapters.secrets import References

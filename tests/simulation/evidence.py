@@ -16,9 +16,9 @@ from schemas.notifications import CommandData
 from schemas.system_snapshot import sha256
 from service.adapters.memory.broker import STATUS_EXCHANGE, MemoryBroker
 from service.adapters.memory.participants import MemoryParticipant
+from service.adapters.memory.processes import MemoryProcesses
 from service.adapters.memory.store import MemoryStore
 from service.adapters.memory.tables import Tables
-from service.adapters.memory.world import MemoryProcesses
 from service.ports import Batch, EventKey, LogRow, StepKey, StepRow
 from tests.faults import evidence as found
 from tests.faults.evidence import Effect, Evidence, Published, Verdict, Write

@@ -8,7 +8,7 @@ import yaml
 
 from schemas.system import System
 from service.adapters.host import Peer
-from service.adapters.systemd import Systemd
+from service.adapters.processes.systemd import Systemd
 from service.adapters.systems import load_systems
 from service.cli.adopt_found import (
     Found,
@@ -58,7 +58,7 @@ FOUND = Found(
             reason="its command line seems to hold a secret",
         ),
     ),
-    units=(FoundUnit("metrics.service", "Metrics (active)", 77),),
+    units=(FoundUnit("metrics.service", "Metrics (failed)", 0, reason="it is failed"),),
     problems=("--unit x: this host has no systemctl",),
 )
 
@@ -85,6 +85,24 @@ def test_file_is_valid_and_says_what_was_found(tmp_path: Path) -> None:
     assert CANARY not in made.text
     assert any("no systemctl" in line for line in made.decide)
     assert any("starts no second copy" in line for line in made.decide)
+
+
+def test_units_become_components_that_need_what_their_files_say(tmp_path: Path) -> None:
+    unit = replace(component("report", 21), command=("report", "--password", CANARY), unit="metrics-report.service")
+    report = replace(unit, unit_needs=(("calculator.service", "Requires"), ("postgresql.service", "After")))
+    calculator = replace(
+        component("calculator", 22, Peer(40001, "10.0.0.5", 5432)), unit="calculator.service",
+        unit_needs=(("metrics-report.service", "After"),),
+    )  # fmt: skip
+    about = FoundUnit("metrics-report.service", "Reports\n  evil: {process: [x]} (active)", 21)
+    system, made = written(replace(FOUND, components=(*FOUND.components, report, calculator), units=(about,)), tmp_path)
+    found = system.components["report"]
+    assert (found.service, found.process, found.needs) == ("metrics-report.service", None, ["calculator"])
+    assert system.components["calculator"].needs == ["orders"]
+    assert "# calculator: metrics-report.service says Requires=calculator.service" in made.text
+    assert "calculator is also connected to report (calculator.service says After=" in made.text
+    assert CANARY not in made.text
+    assert any("metrics-report.service, calculator.service: whether the user" in line for line in made.decide)
 
 
 def test_what_stands_in_a_comment_cannot_become_part_of_the_file(tmp_path: Path) -> None:
@@ -154,7 +172,8 @@ def test_ordinary_arguments_stay(words: list[str]) -> None:
 LISTED = ("systemctl", "list-units", "--type=service", "--all", "--output=json", "--no-pager", "--", "books-*.service")
 SHOWN = (
     "systemctl", "show",
-    "--property=Id,Description,ActiveState,MainPID,FragmentPath,WorkingDirectory,User,Requires",
+    "--property=Id,Description,ActiveState,MainPID,FragmentPath,WorkingDirectory,User,ControlGroup,"
+    "Requires,Requisite,BindsTo,Wants,After",
     "--no-pager", "--", "books-desk.service", "books-ledger.service",
 )  # fmt: skip
 
@@ -165,12 +184,13 @@ async def test_units_are_asked_for_by_argument_list_and_read() -> None:
     programs.scripts[SHOWN] = (
         0,
         "Id=books-desk.service\nDescription=The desk = a=b\nActiveState=active\nMainPID=12\nFragmentPath=/etc/x\n"
-        "Requires=system.slice books-ledger.service\n\nId=books-ledger.service\nActiveState=failed\nMainPID=0\n",
+        "Requires=system.slice books-ledger.service\nAfter=books-ledger.service basic.target\n\n"
+        "Id=books-ledger.service\nActiveState=failed\nMainPID=0\n",
         "",
     )
     desk, ledger = await Systemd(programs).units(["books-*"])
     assert (desk.name, desk.description, desk.main_pid, desk.needs) == (
-        "books-desk.service", "The desk = a=b", 12, ("books-ledger.service",),
+        "books-desk.service", "The desk = a=b", 12, (("books-ledger.service", "Requires"),),
     )  # fmt: skip
     assert (ledger.active, ledger.main_pid, ledger.user) == ("failed", 0, "")
 

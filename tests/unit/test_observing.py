@@ -60,7 +60,9 @@ def looking(shop: Shop) -> World:
     }
     return replace(
         memory,
-        processes=LookingProcesses(memory.processes.state, memory.processes.strangers, commands),
+        processes=LookingProcesses(
+            memory.processes.state, memory.processes.strangers, memory.processes.groups, memory.processes.said, commands
+        ),
         storage=LookingStorage(memory.storage),
         files=LookingFiles(memory.files),
         dumps=LookingDumps(memory.dumps),

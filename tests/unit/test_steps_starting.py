@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.components import OnSilence
-from service.adapters.memory.world import ProcessScript
+from service.adapters.memory.processes import ProcessScript
 from service.errors import Permanent, Retry
 from service.ports import Waiting
 from tests.unit.steps_world import Shop

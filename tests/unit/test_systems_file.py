@@ -99,7 +99,8 @@ def test_unknown_missing_and_wrong_values_are_all_told_at_once(write: Write) -> 
         "system.yaml:2: zone: 'Mars/Olympus' is no time zone of the IANA database",
         "system.yaml:6: storage.state: is missing",
         "system.yaml:6: storage.stat: this key is not known",
-        "system.yaml:12: components.reporter.process: is missing",
+        "system.yaml:12: components.reporter: a component has a `process` (an argument list) or a `unit` (of systemd); "
+        "here is none",
         "system.yaml:13: components.reporter.proces: this key is not known",
         "system.yaml:22: alerts.0: critical must lie above warning",
         "system.yaml:23: extra: this key is not known",

@@ -6,132 +6,28 @@ that is deaf. By default everything works.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from schemas.base import Json
 from service.adapters.memory.chronicle import MemoryChronicle
 from service.adapters.memory.participants import MemoryCommands, MemoryParticipant
+from service.adapters.memory.processes import MemoryProcesses
 from service.adapters.memory.storage import MemoryDumps, MemoryStorage
 from service.errors import Missing, Permanent, Retry, StepError
 from service.masking import Masks
 from service.ports import (
+    UNIT,
     Chronicle,
     Clock,
     FileState,
     HttpAnswer,
     Looked,
     OpenTransaction,
-    ProcessState,
     Severity,
     Told,
     World,
 )
-
-LOOK = 0.05
-"""Seconds between two looks at a process that is to end, on the given clock."""
-
-
-@dataclass(slots=True)
-class ProcessScript:
-    """How a process behaves. `ignores`: signals that do not end it; `ends_after` TERM: seconds; `exits_at_once` with
-    this status right after its start."""
-
-    ignores: frozenset[str] = frozenset()
-    ends_after: float = 0.0
-    exits_at_once: int | None = None
-
-
-@dataclass(slots=True)
-class _Process:
-    pid: int
-    started: int
-    environment: Mapping[str, str]
-    ends_at: float | None = None
-    exit_status: int | None = None
-    ending: bool = False
-
-
-class MemoryProcesses:
-    """Processes by name. `told` lists every signal sent, `starts` counts the starts, `copies` holds the pids of
-    strangers that look like it; `on_start` and `on_end` are called with the name (and the environment) so that a
-    participant can live in the process."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._processes: dict[str, _Process] = {}
-        self._next_pid = 1000
-        self.scripts: dict[str, ProcessScript] = {}
-        self.told: list[tuple[str, str]] = []
-        self.starts: dict[str, int] = {}
-        self.copies: dict[str, tuple[int, ...]] = {}
-        self.on_start: Callable[[str, Mapping[str, str]], None] = lambda name, environment: None
-        self.on_end: Callable[[str], None] = lambda name: None
-
-    async def start(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: str
-    ) -> ProcessState:
-        if not command or command[0] == "no-such-program":
-            raise Permanent(f"{name} could not be started: No such file or directory: {command[:1]} (in {folder})")
-        before = await self.state(name)
-        if before.ending:
-            raise Retry(f"{name} still runs as pid {before.pid}, which was told to end: it is not taken for a new one")
-        if not before.running:
-            self._next_pid += 1
-            process = _Process(self._next_pid, round(self._clock.monotonic() * 100), dict(environment))
-            process.exit_status = self._script(name).exits_at_once
-            self._processes[name] = process
-            self.starts[name] = self.starts.get(name, 0) + 1
-            if process.exit_status is None:
-                self.on_start(name, process.environment)
-        return await self.state(name)
-
-    async def state(self, name: str) -> ProcessState:
-        process = self._processes.get(name)
-        if process is None:
-            return ProcessState(running=False)
-        if process.exit_status is None and process.ends_at is not None and self._clock.monotonic() >= process.ends_at:
-            self._end(name, process, 0)
-        running = process.exit_status is None
-        ending = running and process.ending
-        return ProcessState(running, process.pid, process.started, process.exit_status, ending=ending)
-
-    async def strangers(self, name: str, command: Sequence[str], folder: str) -> tuple[int, ...]:
-        return self.copies.get(name, ())
-
-    async def tell(self, name: str, signal: str) -> None:
-        if not (await self.state(name)).running:
-            raise Retry(f"{name} does not run, so it cannot be sent {signal}")
-        self.told.append((name, signal))
-        process, script = self._processes[name], self._script(name)
-        process.ending = process.ending or signal in ("TERM", "KILL")
-        if signal == "KILL":
-            self._end(name, process, -9)
-        elif signal == "TERM" and signal not in script.ignores:
-            process.ends_at = self._clock.monotonic() + script.ends_after
-
-    async def wait_stopped(self, name: str, timeout: timedelta) -> ProcessState:
-        deadline = self._clock.monotonic() + timeout.total_seconds()
-        while (state := await self.state(name)).running and self._clock.monotonic() < deadline:
-            await self._clock.sleep(LOOK)
-        return state
-
-    def crash(self, name: str) -> None:
-        """The process ends by itself, as after kill -9."""
-        self._end(name, self._processes[name], -9)
-
-    def environment(self, name: str) -> Mapping[str, str]:
-        """What the last run of the process was given."""
-        return self._processes[name].environment
-
-    def _script(self, name: str) -> ProcessScript:
-        return self.scripts.get(name, ProcessScript())
-
-    def _end(self, name: str, process: _Process, status: int) -> None:
-        if process.exit_status is None:
-            process.exit_status = status
-            self.on_end(name)
 
 
 class MemoryDatabases:
@@ -184,14 +80,18 @@ class MemorySockets:
 
 
 class MemoryGrounds:
-    """What Relight stands on, by pid, and the system_identifier of its own server."""
+    """What Relight stands on, by pid or by control group, and the system_identifier of its own server."""
 
     def __init__(self) -> None:
         self.stands: dict[int, tuple[str, ...]] = {}
+        self.groups: dict[str, str] = {}
         self.own = "1"
 
     async def under(self, pid: int) -> tuple[str, ...]:
         return self.stands.get(pid, ())
+
+    async def within(self, groups: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.groups[one] for one in groups if one in self.groups)
 
     async def identifier(self) -> str:
         return self.own
@@ -359,11 +259,15 @@ class MemoryWorld:
         )
 
     def _begins(self, name: str, environment: Mapping[str, str]) -> None:
+        if name.startswith(UNIT):
+            return  # what systemd starts is given nothing by Relight
         system, component = name.split(".")
         if (system, component) in self.commands.participants:
             self.commands.participants[system, component].begin(environment)
             self.commands.bound.add((system, component))
 
     def _ends(self, name: str) -> None:
+        if name.startswith(UNIT):
+            return
         system, component = name.split(".")
         self.commands.bound.discard((system, component))

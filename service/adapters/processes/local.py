@@ -30,6 +30,8 @@ LOOK = 0.02
 """Seconds between two looks at a process that is to end."""
 STATUS_WITHIN = 1.0
 """Seconds that a supervisor gets to write down the exit status of a process that is gone."""
+LOG_END = 64 * 1024
+"""Bytes of a log that are read: secrets are hidden in them before they are cut, one cut in two would not be found."""
 STRANGERS_WITHIN = 15.0
 """Seconds for one look at all processes of this host (normally 0.05)."""
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,6 +126,21 @@ class SupervisedProcesses:
             state = await self.state(name)
         return state
 
+    async def groups(self, name: str) -> tuple[str, ...]:
+        """None: a process ends with its process group, not with a control group."""
+        return ()
+
+    async def said(self, name: str) -> str:
+        """The end of its log. Raises Retry when it cannot be read."""
+        found = self._read(name)
+        if found is None:
+            return ""
+        try:
+            content = await asyncio.to_thread(_end_of, Path(found.log))
+        except OSError as error:
+            raise Retry(f"{found.log}: {error.strerror or error}") from error
+        return content.decode("utf-8", "replace")
+
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise Permanent(f"{name!r} is no name of a process: it is written <system>.<component>")
@@ -190,3 +207,9 @@ class SupervisedProcesses:
             raise Retry(f"the supervisor of {name} ended without a word; see {home / 'supervisor.log'}")
         answer: dict[str, object] = json.loads(line)
         return answer
+
+
+def _end_of(log: Path) -> bytes:
+    with log.open("rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - LOG_END, 0))
+        return file.read(LOG_END)

@@ -11,14 +11,24 @@ from service.ports import ProcessState
 
 State = Callable[[str], Awaitable[ProcessState]]
 Strangers = Callable[[str, Sequence[str], str], Awaitable[tuple[int, ...]]]
+Groups = Callable[[str], Awaitable[tuple[str, ...]]]
+Said = Callable[[str], Awaitable[str]]
 
 
 class LookingProcesses:
     """What runs under a component's name, started here or by somebody else."""
 
-    def __init__(self, state: State, strangers: Strangers, commands: Mapping[str, tuple[Sequence[str], str]]) -> None:
-        """`state` and `strangers` are the looks of the real port; `commands`: (argument list, folder) by name."""
+    def __init__(
+        self,
+        state: State,
+        strangers: Strangers,
+        groups: Groups,
+        said: Said,
+        commands: Mapping[str, tuple[Sequence[str], str]],
+    ) -> None:
+        """The first four are the looks of the real port; `commands`: (argument list, folder) of processes by name."""
         self._state, self._strangers, self._commands = state, strangers, dict(commands)
+        self._groups, self._said = groups, said
 
     async def state(self, name: str) -> ProcessState:
         """As the real port; else the process of somebody else that looks like it, with its pid and start time."""
@@ -33,6 +43,14 @@ class LookingProcesses:
     async def strangers(self, name: str, command: Sequence[str], folder: str) -> tuple[int, ...]:
         """As the real port."""
         return await self._strangers(name, command, folder)
+
+    async def groups(self, name: str) -> tuple[str, ...]:
+        """As the real port."""
+        return await self._groups(name)
+
+    async def said(self, name: str) -> str:
+        """As the real port."""
+        return await self._said(name)
 
     async def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: str
