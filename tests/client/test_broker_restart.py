@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 
 import aio_pika
 import pytest
@@ -10,25 +9,19 @@ import pytest
 from relight_client import Answer, Command, Event, Relight
 from service.embedded import RabbitServer
 from tests.client.desk import SOON, Desk, at_desk, places, take
-from tests.servers import private, unique
+from tests.servers import unique
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def own_server() -> Iterator[RabbitServer]:
-    with private(RabbitServer) as server:
-        yield server
-
-
-async def test_publishing_following_and_taking_part_survive_a_killed_broker(own_server: RabbitServer) -> None:
+async def test_publishing_following_and_taking_part_survive_a_killed_broker(rabbit_server: RabbitServer) -> None:
     told: list[str] = []
 
     async def flush(command: Command) -> Answer:
         told.append(command.commandid)
         return Answer("flushed")
 
-    url = await own_server.add_vhost(unique("test"))
+    url = await rabbit_server.add_vhost(unique("test"))
     async with at_desk(url):
         relight = Relight(url)
     async with relight.subscribe("metrics.#") as said:
@@ -37,11 +30,11 @@ async def test_publishing_following_and_taking_part_survive_a_killed_broker(own_
             await desk.transition(1)
             assert places(await take(said, 1)) == [(1, 1)]
             assert (await desk.asked("flush", "c1"))["outcome"] == "done"
-        await own_server.kill()
+        await rabbit_server.kill()
         event = Event("restart.requested", "metrics", {"reason": "sent while it was away"})
         publishing = asyncio.create_task(relight.publish(event, within=60))
         await asyncio.sleep(1)
-        await own_server.start()
+        await rabbit_server.start()
         await publishing
         async with at_desk(url, declared=True) as desk:
             await _goes_on(desk)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -18,7 +18,7 @@ from service.embedded import RabbitServer
 from service.errors import Unavailable
 from service.ports import Delivery, Lanes, OutMessage, Publisher, Sent
 from tests.integration.proxy import Mode, proxied
-from tests.servers import private, unique
+from tests.servers import unique
 
 SOON = 30.0
 """Seconds for a server to come back and be noticed."""
@@ -44,17 +44,11 @@ class Told:
                 await asyncio.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[RabbitServer]:
-    with private(RabbitServer) as server:
-        yield server
-
-
 @pytest.fixture
-async def own_url(own_server: RabbitServer) -> AsyncIterator[str]:
+async def own_url(rabbit_server: RabbitServer) -> AsyncIterator[str]:
     name = unique("test")
-    yield await own_server.add_vhost(name)
-    await own_server.delete_vhost(name)
+    yield await rabbit_server.add_vhost(name)
+    await rabbit_server.delete_vhost(name)
 
 
 @pytest.fixture
@@ -91,7 +85,7 @@ async def collect(lanes: Lanes, number: int) -> list[Delivery]:
 
 
 async def test_broker_killed_in_mid_batch_is_told_once_and_everything_goes_on_after_its_restart(
-    broker: RabbitBroker, own_server: RabbitServer, own_url: str, told: Told
+    broker: RabbitBroker, rabbit_server: RabbitServer, own_url: str, told: Told
 ) -> None:
     reader = RabbitStatusReader(own_url, clock=SystemClock(), on_event=told)
     async with broker.publisher() as publisher, broker.lanes(0) as lanes, reader.watching("metrics.#") as live:
@@ -110,7 +104,7 @@ async def test_broker_killed_in_mid_batch_is_told_once_and_everything_goes_on_af
 
         publishing = asyncio.create_task(publish_until_cut())
         await asyncio.sleep(1)
-        await own_server.kill()
+        await rabbit_server.kill()
         confirmed = await asyncio.wait_for(publishing, SOON)
         await told.until("broker.away", "consuming")
         with pytest.raises(Unavailable):
@@ -118,7 +112,7 @@ async def test_broker_killed_in_mid_batch_is_told_once_and_everything_goes_on_af
         await asyncio.sleep(1)
         assert dict(broker.available()) == {"consuming": False, "publishing": False}
 
-        await own_server.start()
+        await rabbit_server.start()
         assert await insist(publisher, [numbered(2, "after")]) == (Sent.CONFIRMED,)
         (again,) = await collect(lanes, 1)
         assert (again.body, again.redelivered) == (b"unacknowledged", True)
@@ -140,8 +134,10 @@ async def test_broker_killed_in_mid_batch_is_told_once_and_everything_goes_on_af
         assert lanes.take(1) == ()
 
 
-async def test_broker_that_is_away_at_start_is_waited_for(own_server: RabbitServer, own_url: str, told: Told) -> None:
-    await own_server.stop()
+async def test_broker_that_is_away_at_start_is_waited_for(
+    rabbit_server: RabbitServer, own_url: str, told: Told
+) -> None:
+    await rabbit_server.stop()
     async with RabbitBroker(own_url, clock=SystemClock(), on_event=told) as broker, broker.publisher() as publisher:
         await told.until("broker.away", "consuming")
         with pytest.raises(Unavailable):
@@ -151,7 +147,7 @@ async def test_broker_that_is_away_at_start_is_waited_for(own_server: RabbitServ
         async with broker.lanes(0) as lanes:
             await lanes.wait(0.1)
             assert lanes.take(1) == ()
-            await own_server.start()
+            await rabbit_server.start()
             await told.until("broker.back", "consuming")
             await broker.declare(["metrics"], {"metrics": 0})
             await publish_event(own_url, "metrics.restart.requested", b"hello", "1")
@@ -177,11 +173,11 @@ async def test_listener_that_hangs_up_or_is_no_broker_is_waited_out(own_url: str
 
 
 async def test_connections_closed_by_an_operator_are_made_again(
-    broker: RabbitBroker, own_server: RabbitServer, own_url: str, told: Told
+    broker: RabbitBroker, rabbit_server: RabbitServer, own_url: str, told: Told
 ) -> None:
     async with broker.lanes(0) as lanes, broker.publisher() as publisher:
         await publisher.publish([numbered(1)])
-        await own_server.ctl("close_all_connections", "--global", "drill")
+        await rabbit_server.ctl("close_all_connections", "--global", "drill")
         await told.until("broker.back", "consuming")
         await told.until("broker.back", "publishing")
         await publish_event(own_url, "metrics.metric.observed", b"m", "1")
@@ -192,7 +188,7 @@ async def test_connections_closed_by_an_operator_are_made_again(
 
 
 async def test_lanes_of_a_frozen_broker_end_before_a_lease_would_and_another_takes_over(
-    broker: RabbitBroker, own_server: RabbitServer, own_url: str
+    broker: RabbitBroker, rabbit_server: RabbitServer, own_url: str
 ) -> None:
     """An owner that cannot reach anybody must be gone in time; its messages go to the next one."""
     frozen: list[int] = []
@@ -200,7 +196,7 @@ async def test_lanes_of_a_frozen_broker_end_before_a_lease_would_and_another_tak
         async with broker.lanes(0) as lanes:
             await publish_event(own_url, "metrics.restart.requested", b"held", "1")
             await collect(lanes, 1)
-            frozen = own_server.pids
+            frozen = rabbit_server.pids
             for pid in frozen:
                 os.kill(pid, signal.SIGSTOP)
             began = time.monotonic()
@@ -215,12 +211,12 @@ async def test_lanes_of_a_frozen_broker_end_before_a_lease_would_and_another_tak
 
 
 async def test_memory_alarm_blocks_the_publisher_until_it_ends_and_never_the_lanes(
-    broker: RabbitBroker, own_server: RabbitServer, own_url: str, told: Told
+    broker: RabbitBroker, rabbit_server: RabbitServer, own_url: str, told: Told
 ) -> None:
     async with broker.publisher() as publisher, broker.lanes(0) as lanes:
         await publish_event(own_url, "metrics.metric.observed", b"m", "1")
         await publisher.publish([numbered(1)])
-        await own_server.ctl("set_vm_memory_high_watermark", "0.00001")
+        await rabbit_server.ctl("set_vm_memory_high_watermark", "0.00001")
         try:
             await asyncio.sleep(0.5)
             waiting = asyncio.create_task(publisher.publish([numbered(n) for n in range(500)]))
@@ -233,7 +229,7 @@ async def test_memory_alarm_blocks_the_publisher_until_it_ends_and_never_the_lan
             assert not waiting.done()
             assert not second.done()
         finally:
-            await own_server.ctl("set_vm_memory_high_watermark", "0.6")
+            await rabbit_server.ctl("set_vm_memory_high_watermark", "0.6")
         assert await asyncio.wait_for(waiting, SOON) == (Sent.CONFIRMED,) * 500
         assert await asyncio.wait_for(second, SOON) == (Sent.CONFIRMED,)
     assert told.about("publishing") == ["broker.blocked", "broker.unblocked"]
