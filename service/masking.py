@@ -88,7 +88,9 @@ def _parts(value: str) -> Iterator[str]:
     # The last @ before what may follow the host: a password that was not encoded may hold all of them.
     who, at, _ = rest.rpartition("@")
     if at:
-        yield from _password(who.partition(":")[2] or who)
+        # A server's user without a password is a name; alone in a channel's URL it may be its token.
+        user = "" if scheme in _SERVERS else who
+        yield from _password(who.partition(":")[2] or user)
     who = rest.partition("/")[0].rpartition("@")[0]
     yield from _password(who.partition(":")[2])
     yield from _tokens(value, scheme)

@@ -93,6 +93,13 @@ def test_names_of_databases_and_short_words_stay_readable(masks: Masks) -> None:
     assert masks.hide(text) == text
 
 
+@pytest.mark.parametrize("url", ["postgresql://relight@db.example.org/relight", "amqp://relight@127.0.0.1:5672/"])
+def test_servers_user_without_a_password_is_a_name_and_stays(url: str) -> None:
+    masks = Masks()
+    masks.learn(url)
+    assert masks.hide("see `relight status metrics`") == "see `relight status metrics`"
+
+
 def test_what_stands_in_the_systems_file_is_public_and_spoils_no_url() -> None:
     masks = Masks()
     masks.learn("metrics-1")
