@@ -37,9 +37,13 @@ def restart(
     wishes = {"due": _moment(due) if due is not None else None, "override": override}
     data: dict[str, Any] = {"reason": reason, **{key: wish for key, wish in wishes.items() if wish is not None}}
     asked = request("restart.requested", system, data, "not asked for")
+    sent = asyncio.Event()
     try:
-        ending = asyncio.run(_restart(settings, screen, asked, watch, as_json))
+        ending = asyncio.run(_restart(settings, screen, asked, watch, as_json, sent))
     except KeyboardInterrupt:
+        if not sent.is_set():
+            screen.note("interrupted; nothing was asked for.")
+            return 1
         screen.note(f"no longer watching; the restart goes on. `relight status {system}` shows how it stands.")
         return 1
     if as_json:
@@ -47,7 +51,10 @@ def restart(
     return 1 if ending.reasons else 0
 
 
-async def _restart(settings: Settings, screen: Screen, asked: Request, watch: bool, quiet: bool) -> Ending:
+async def _restart(
+    settings: Settings, screen: Screen, asked: Request, watch: bool, quiet: bool, sent: asyncio.Event
+) -> Ending:
+    """`sent` is set as soon as the request may have been stored."""
     from service.cli.connect import status_topic, store
     from service.clock import SystemClock
 
@@ -56,6 +63,7 @@ async def _restart(settings: Settings, screen: Screen, asked: Request, watch: bo
         opened = await stack.enter_async_context(store(settings))
         snapshot = await _standing(opened, system, instance)
         if not watch:
+            sent.set()
             await put(opened, asked)
             return await _answer(screen, opened, asked, instance, snapshot.seq, quiet=quiet)
         try:
@@ -67,6 +75,7 @@ async def _restart(settings: Settings, screen: Screen, asked: Request, watch: bo
                 f"the status topic could not be followed within {FOLLOWED_WITHIN.total_seconds():g} s, and nothing was "
                 "asked for.\nStart it, or ask without --watch: that needs no broker.",
             ) from error
+        sent.set()
         await put(opened, asked)
         limit = await _limit(opened, snapshot)
         story = Story(local_zone(), limit=limit, request=asked.event_id)

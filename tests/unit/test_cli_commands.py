@@ -1,11 +1,15 @@
 """What the commands print and how they exit, on doubles of the store; wrong usage is told before all else."""
 
+import contextlib
 import getpass
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +20,7 @@ from typing import Any
 import pytest
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
-from service.cli import main, words
+from service.cli import connect, main, words
 from service.ports import EventKey, GateView, InstanceView, LogRow, StepKey, StepRow
 
 NOW = datetime.now(UTC)
@@ -424,3 +428,45 @@ def test_restart_that_cannot_be_watched_is_not_asked_for(run: Any, desk: SimpleN
     assert (status, desk.signals) == (1, [])
     assert "nothing was asked for" in err
     assert "without --watch" in err
+
+
+@pytest.mark.usefixtures("no_broker")
+def test_interrupted_restart_says_whether_it_was_asked_for(
+    run: Any, desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+    topic = connect.status_topic
+    monkeypatch.setattr(connect, "status_topic", lambda settings: tried.append(settings) or topic(settings))
+    monkeypatch.setattr("service.cli.restart.FOLLOWED_WITHIN", timedelta(seconds=60))
+    monkeypatch.setattr("service.cli.local_door.TAKEN_IN_WITHIN", timedelta(seconds=60))
+    desk.answer = None
+    with interrupted_once(tried):
+        status, _, err = run("restart", "metrics", "--watch")
+    assert (status, desk.signals) == (1, [])
+    assert "nothing was asked for" in err
+    with interrupted_once(desk.signals):
+        status, _, err = run("restart", "metrics")
+    assert (status, len(desk.signals)) == (1, 1)
+    assert "the restart goes on. `relight status metrics`" in err
+
+
+@contextlib.contextmanager
+def interrupted_once(filled: Sequence[object]) -> Iterator[None]:
+    """Somebody presses Ctrl-C as soon as there is something in `filled`."""
+    over = threading.Event()
+
+    def press() -> None:
+        while not filled and not over.wait(0.02):
+            pass
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    person = threading.Thread(target=press)
+    person.start()
+    try:
+        yield
+    finally:
+        over.set()
+        person.join()
+        signal.signal(signal.SIGINT, handler)
