@@ -25,9 +25,6 @@ async def paused_unit(context: StepContext, name: str, component: Component, end
     way = told.pause if isinstance(told, Participant) else None
     if way is None:
         return
-    if isinstance(way, BySignal):
-        await context.world.processes.tell(running_name(context.system, name), way.signal)
-        return
     # An id of its own: the step's is that of the report which follows.
     key = replace(context.row.key, name=f"{context.row.key.name}:pause")
     mine = replace(context, row=replace(context.row, key=key))
@@ -35,7 +32,10 @@ async def paused_unit(context: StepContext, name: str, component: Component, end
     within = context.system.restart.answer_within
     while True:
         try:
-            if isinstance(way, ByCommand):
+            if isinstance(way, BySignal):
+                # Not sent before it is handled: it would end what has only just begun.
+                await context.world.processes.tell(running_name(context.system, name), way.signal)
+            elif isinstance(way, ByCommand):
                 await run(mine, name, Command.PAUSE, way, within, arguments)
             else:
                 await post(mine, name, Command.PAUSE, way, within, arguments)

@@ -3,18 +3,22 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 
+from service.adapters.grounds import HostGrounds
 from service.adapters.memory.processes import ProcessScript
 from service.adapters.memory.world import MemoryWorld
 from service.adapters.processes.components import HostComponents
 from service.adapters.processes.local import SupervisedProcesses
+from service.adapters.processes.systemd import Systemd
 from service.adapters.processes.units import SystemdUnits
 from service.clock import SystemClock
+from service.embedded.ports import free_port
 from service.errors import Permanent, Retry
 from service.ports import Processes, ProcessState
 from tests.systemd import OwnSystemd, systemd
@@ -187,3 +191,57 @@ async def test_control_groups_are_those_of_all_that_ends_with_it(written: OwnSys
     assert [group.rpartition("/")[2] for group in groups] == ["well.service", "needs-well.service"]
     assert await port.groups("unit:needs-well.service") == groups[1:]
     written.systemctl("stop", "needs-well.service")
+
+
+async def test_server_of_relights_own_in_a_control_group_is_found_whoever_its_parent_is(written: OwnSystemd) -> None:
+    port = free_port()
+    # Its main process is the shell; what listens was left by a parent that is gone, and still ends with the unit.
+    server = f"{sys.executable} -m http.server {port} --bind 127.0.0.1"
+    written.unit("broker", f'ExecStart=/bin/sh -c "(setsid {server} &) ; exec sleep 600"')
+    units = SystemdUnits(written.programs, SystemClock())
+    state = await units.start("unit:broker.service", [], {}, "/")
+    grounds = HostGrounds({"Relight's own RabbitMQ broker": f"http://127.0.0.1:{port}"}, _nobody)
+    async with asyncio.timeout(LONG.total_seconds()):
+        while not (found := await grounds.within(await units.groups("unit:broker.service"))):
+            await asyncio.sleep(0.1)
+    assert "Relight's own RabbitMQ broker (pid " in found[0]
+    assert "broker.service" in found[0]
+    assert state.pid is not None
+    assert await grounds.under(state.pid) == ()
+    await units.start(WELL, [], {}, "/")
+    assert await grounds.within(await units.groups(WELL)) == ()
+    written.systemctl("stop", "broker.service")
+
+
+async def _nobody() -> str:
+    raise AssertionError("it is not asked here")
+
+
+START = ("systemctl", "start", "--no-block", "--no-ask-password", "--quiet", "--", "x.service")
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        ("Failed to start x.service: Interactive authentication required.", Permanent, "manage-units for this unit"),
+        ("Failed to start x.service: Access denied", Permanent, r"docs/participants\.md has the rule"),
+        ("Failed to connect to bus: Connection refused", Retry, "failed with 1"),
+        ("System has not been booted with systemd as init system (PID 1). Can't operate.\nFailed to connect to bus: "
+         "Host is down", Permanent, "not been booted"),
+    ],
+)  # fmt: skip
+async def test_refusal_of_systemd_says_what_to_allow(said: str, error: type[Exception], words: str) -> None:
+    programs = MemoryWorld(SystemClock()).programs
+    programs.scripts[START] = (1, "", said)
+    with pytest.raises(error, match=words):
+        await Systemd(programs).act("start", "x.service")
+
+
+async def test_last_words_of_a_unit_are_those_of_its_journal_and_none_where_it_may_not_be_read() -> None:
+    programs = MemoryWorld(SystemClock()).programs
+    words = ("journalctl", "--unit=x.service", "--lines=40", "--output=cat", "--no-pager", "--quiet")
+    programs.scripts[words] = (0, "bind: address in use\n", "")
+    units = SystemdUnits(programs, SystemClock())
+    assert await units.said("unit:x.service") == "bind: address in use\n"
+    programs.scripts[words] = Permanent("no program journalctl")
+    assert await units.said("unit:x.service") == ""
