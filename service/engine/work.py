@@ -196,8 +196,9 @@ class Work:
             new = self._new_steps.get(key)
             if new is not None and new.status not in ENDED:
                 self._new_steps[key] = replace(new, status=StepStatus.CANCELLED)
-        timers = self._timers.get(instance, {})
-        self._timers[instance] = {kind: timer for kind, timer in timers.items() if kind == GATE_TIMER}
+        if instance in self._timers:
+            timers = self._timers[instance]
+            self._timers[instance] = {kind: timer for kind, timer in timers.items() if kind == GATE_TIMER}
         live.steps = {}
 
     def add(self, live: Live, rows: Iterable[StepRow]) -> None:
