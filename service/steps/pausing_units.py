@@ -5,7 +5,7 @@ gives it stands in its own file. It works for the moment between its start and i
 from dataclasses import replace
 
 from schemas.base import Json
-from schemas.components import ByCommand, BySignal, Command, Component, OnSilence, Participant
+from schemas.components import ByCommand, ByHttp, BySignal, Command, Component, OnSilence, Participant
 from service.errors import Permanent, Retry
 from service.ports import StepContext
 from service.steps.asking import Unheard, post, run
@@ -15,14 +15,19 @@ LOOK_AGAIN = 0.2
 """Seconds between two tries of one that does not listen yet."""
 
 
+def way_to_pause(component: Component) -> BySignal | ByCommand | ByHttp | None:
+    """How a unit is told to pause directly after its start; None when it works at once."""
+    told = component.participant
+    return told.pause if isinstance(told, Participant) else None
+
+
 async def paused_unit(context: StepContext, name: str, component: Component, end: float) -> None:
     """Tells it to pause by its own way, for `restart.pause_lease`; one without a way, or over AMQP, works at once.
 
     Twice is safe: the command's id is the same. Raises Permanent when it refuses, Retry when it does not hear until
     `end` (monotonic) and its file says abort.
     """
-    told = component.participant
-    way = told.pause if isinstance(told, Participant) else None
+    way = way_to_pause(component)
     if way is None:
         return
     # An id of its own: the step's is that of the report which follows.

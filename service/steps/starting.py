@@ -12,8 +12,8 @@ from service.ports import Done, ProcessState, StepContext, Waiting
 from service.steps.asking import Answer, Unheard, answer, ask, post, run, silent
 from service.steps.ending import by_hand, how, kill, named
 from service.steps.grounds import no_second_copy
-from service.steps.naming import environment, folder, record, running_name, the_component
-from service.steps.pausing_units import paused_unit
+from service.steps.naming import environment, folder, record, restart_id, running_name, the_component
+from service.steps.pausing_units import paused_unit, way_to_pause
 from service.steps.snapshots import sealed
 
 PATIENCE = 0.8
@@ -41,6 +41,8 @@ class Start:
     def plan(self, step: PlannedStep, system: System) -> str:
         component = system.components[step.component or ""]
         paused = "paused" if step.arguments.get("paused") else "running"
+        if component.service is not None and step.arguments.get("paused"):
+            paused = "and pause it at once" if way_to_pause(component) is not None else "(it works at once)"
         what = " ".join(component.command) if component.service is None else f"`systemctl start {component.service}`"
         words = [f"start {step.component} {paused} unless it runs: {what}"]
         databases = [need for need in component.needs if need in system.databases]
@@ -70,7 +72,9 @@ class Start:
         state = before if adopted else await self._start(context, name, component, end)
         if state.unit is not None:
             state = await self._up(context, name, end)
-            if context.row.planned.arguments.get("paused"):
+            # What ran before we came is left at work, unless a restart is under way: then it was stopped, and is new.
+            new = not adopted or context.row.attempt > 1 or restart_id(context.data) is not None
+            if new and context.row.planned.arguments.get("paused"):
                 await paused_unit(context, name, component, end)
         match component.participant:
             case "amqp":

@@ -13,6 +13,7 @@ from schemas.system import System
 from service.adapters.memory.processes import ProcessScript
 from service.errors import Permanent, Retry
 from service.ports import HttpAnswer
+from service.steps.observation import markdown, observe
 from tests.unit.steps_world import SHOP, Shop
 
 UNIT = "unit:shop-printer.service"
@@ -90,6 +91,51 @@ async def test_unit_is_told_to_pause_by_http_as_soon_as_it_listens() -> None:
     await place.perform("component.start", "printer", paused=True)
     assert len(asked) == 3
     assert set(asked) == {"lifecycle/shop:1:component.start:printer:pause"}
+
+
+async def test_unit_that_ran_before_is_paused_only_when_a_restart_is_under_way() -> None:
+    place = shop()
+    await place.world.processes.start(UNIT, [], {}, "/")
+    assert (await place.perform("component.start", "printer", paused=True))["adopted"] is True
+    assert place.memory.processes.told == []
+    place.data["restart"] = {"id": "r1"}
+    await place.perform("component.start", "printer", paused=True)
+    assert place.memory.processes.told == [(UNIT, "USR1")]
+
+
+def test_plan_says_whether_a_unit_is_paused() -> None:
+    started = "`systemctl start shop-printer.service`"
+    assert (
+        shop()
+        .plan("component.start", "printer", paused=True)
+        .startswith(f"start printer and pause it at once unless it runs: {started}")
+    )
+    assert "(it works at once) unless it runs" in shop(participant="amqp").plan(
+        "component.start", "printer", paused=True
+    )
+
+
+async def test_observing_relight_says_how_systemd_finds_a_unit() -> None:
+    place = shop()
+    for name in ("server", "counter", "printer"):
+        await place.perform("component.start", name)
+    place.memory.databases.answers["select fresh"] = True
+    seen = await observe(place.system, (), place.actions, place.world, place.clock)
+    assert "- ✓ printer: shop-printer.service is active (running), pid 1003" in markdown(seen)
+    assert seen.summary.startswith("3/3 run,")
+    place.memory.processes.crash(UNIT)
+    seen = await observe(place.system, (), place.actions, place.world, place.clock)
+    assert "- ✗ printer: shop-printer.service is inactive (dead)" in markdown(seen)
+    assert seen.summary.startswith("2/3 run,")
+
+
+def test_component_of_the_design_is_read() -> None:
+    text = {
+        "unit": "metrics-report", "host": "m1", "needs": ["calculator"],
+        "participant": {"pause": {"http": "POST :8080/pause"}}, "on_silence": "proceed",
+    }  # fmt: skip
+    component = Component.model_validate(text)
+    assert (component.service, component.place, component.command) == ("metrics-report.service", "m1", [])
 
 
 async def test_unit_that_refuses_to_pause_after_its_start_is_not_called_started() -> None:
