@@ -3,6 +3,7 @@
 What is judged is read from systemd and from what the units themselves wrote down.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +14,9 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from service.adapters.processes.local import SupervisedProcesses
+from service.clock import SystemClock
+from service.errors import Retry
 from tests.acceptance.terminal import paste, relight, says, stands
 from tests.servers import Databases, Vhosts, unique
 from tests.serving import Serving
@@ -117,7 +121,8 @@ async def office(
     finally:
         office.deaf.unlink(missing_ok=True)
         await serving.stop()
-        serving.command("down", "books", "--kill")
+        with contextlib.suppress(Retry):  # `down` may have ended it; the units end with their systemd
+            await SupervisedProcesses(folder / "home" / "processes", SystemClock()).tell("books.ledger", "KILL")
         await databases.drop_database(name)
         await vhosts.delete_vhost(name)
 

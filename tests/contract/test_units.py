@@ -174,6 +174,11 @@ async def test_unit_that_cannot_be_started_is_refused_before_anything_is_done(
             await call(f"unit:{name}.service")
 
 
+async def test_what_systemd_says_when_it_refuses_is_repeated(written: OwnSystemd) -> None:
+    with pytest.raises(Permanent, match=r"systemctl start failed with 1: .*masked\.service is masked"):
+        await Systemd(written.programs).act("start", "masked.service")
+
+
 async def test_signal_that_would_end_it_is_not_sent(written: OwnSystemd) -> None:
     port = SystemdUnits(written.programs, SystemClock())
     before = await port.start(WELL, [], {}, "/")

@@ -106,12 +106,13 @@ class SystemdUnits:
 
     async def groups(self, name: str) -> tuple[str, ...]:
         """The control groups of the unit and of all that systemd stops with it."""
-        found, open_ = dict[str, str](), [_unit(name)]
+        found, open_, asked = dict[str, str](), [_unit(name)], set[str]()
         while open_ and len(found) < MOST:
+            asked.update(open_)
             shown = await self._systemd.all_shown(open_[:MOST], ("Id", "ControlGroup", *STOPPED_WITH))
             found |= {one.get("Id", ""): one.get("ControlGroup", "") for one in shown}
             more = {word for one in shown for key in STOPPED_WITH for word in one.get(key, "").split()}
-            open_ = sorted(more - set(found) - set(open_))
+            open_ = sorted(more - set(found) - asked)  # a unit may be asked for by an alias, which is not its Id
         return tuple(group for group in found.values() if group.strip("/"))
 
     async def said(self, name: str) -> str:
