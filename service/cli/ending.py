@@ -56,10 +56,20 @@ class Signals:
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
         if self.told:
-            self._again()
+            _between(self._again)
             return
         self.told = True
-        self._first()
+        _between(self._first)
         if self._running is not None:
             loop, task = self._running
             loop.call_soon_threadsafe(task.cancel)
+
+
+def _between(say: Callable[[], None]) -> None:
+    """Says it between two callbacks of the running loop: in the midst of another print it would fail, and end that."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        say()
+    else:
+        loop.call_soon_threadsafe(say)

@@ -58,6 +58,7 @@ class Night(Stage):
         self._noticed: Counter[str] = Counter()
         self._beside: list[asyncio.Task[None]] = []
         self._looking: asyncpg.Connection | None = None
+        self._told: asyncio.subprocess.Process | None = None
         self.file.write_text(yaml.safe_dump(_extended(yaml.safe_load(self.file.read_text()), user)))
 
     # ---- its course
@@ -141,10 +142,13 @@ class Night(Stage):
         return await self.state() in states
 
     async def is_told_to_end(self) -> None:
-        """SIGTERM, once it holds a shard and has decided something."""
+        """SIGTERM, once in a life, when it holds a shard and has decided something."""
         assert self.process is not None
+        if self._told is self.process:
+            return
         decided = "SELECT count(*) > 0 FROM relight.log WHERE at > $1"
         if await self.value(decided, self._starts[-1]):
+            self._told = self.process
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
 

@@ -73,6 +73,23 @@ def test_second_signal_does_not_cut_the_end_short() -> None:
     assert said == ["again", "again"]
 
 
+@pytest.mark.parametrize("factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_nothing_is_said_in_the_midst_of_a_callback(factory: object) -> None:
+    signals, said = listening()
+
+    async def prints() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not signals.told:
+            pass
+        assert said == []
+        await asyncio.sleep(30)
+
+    with asyncio.Runner(loop_factory=factory) as runner, pytest.raises(Told):  # type: ignore[arg-type]
+        signals.run(runner, prints())
+    assert said == ["first", "again"]
+
+
 def test_failure_of_the_work_stays_a_failure() -> None:
     signals, _ = listening()
 
