@@ -80,6 +80,7 @@ async def observed(databases: Databases, vhosts: Vhosts, rabbit_server: RabbitSe
             await house.move_in(rabbit_server, names[0])
             await house.start()
             await stands(house, "operational", within=60)
+            await house.going_on()  # nobody is seen paused any more
             await house.stop()  # its processes go on
             dsn = (house.example / "var/trading/dsn").read_text().strip()
             stranger = await asyncpg.connect(dsn, server_settings={"application_name": CULPRIT})
