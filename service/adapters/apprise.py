@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from service.logs import UNHEARD
 from service.ports import Clock, Severity, Told
+from service.timeouts import time_limit
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class AppriseChannels:
     async def _one(self, url: str, title: str, body: str, severity: Severity, within: timedelta) -> Told:
         seconds = within.total_seconds()
         try:
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):
                 error = await _in_a_thread(lambda: _deliver(url, title, body, severity, seconds))
         except TimeoutError:
             return Told(None, f"it did not answer within {seconds:g} s")

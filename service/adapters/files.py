@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 from service.crash import crash_point
 from service.errors import Full, Missing, Permanent, RelightError, Retry
 from service.ports import Stored
+from service.timeouts import time_limit
 
 LARGEST = 1 << 30
 """Bytes that are read back at most: a document is held in memory to be hashed."""
@@ -112,7 +113,7 @@ def _path(url: str) -> Path:
 async def _within(url: str, work: Callable[[], T]) -> T:
     """The answer of `work`, done in a thread; the errors of the file system say what to do."""
     try:
-        async with asyncio.timeout(WITHIN):
+        async with time_limit(WITHIN):
             return await asyncio.to_thread(work)
     except TimeoutError as error:
         raise Retry(f"{url} did not answer within {WITHIN:.0f} s; look at the disk or the mount") from error

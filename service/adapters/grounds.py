@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 
 from service.errors import Retry
+from service.timeouts import time_limit
 
 WITHIN = 15.0
 """Seconds for one look at the processes and sockets of this host (normally 0.1)."""
@@ -167,7 +168,7 @@ def _plain(address: str) -> str:
 
 async def _within(look: Callable[[], T]) -> T:
     try:
-        async with asyncio.timeout(WITHIN):
+        async with time_limit(WITHIN):
             return await asyncio.to_thread(look)
     except TimeoutError as error:
         raise Retry(f"this host's processes could not be looked at within {WITHIN:.0f} s") from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import psutil
 
 from service.errors import Retry
+from service.timeouts import time_limit
 
 WITHIN = 20.0
 """Seconds for one look at all processes and sockets (normally 0.2)."""
@@ -47,7 +48,7 @@ class Host:
     async def processes(self) -> tuple[FoundProcess, ...]:
         """All that have a command line, by pid; kernel threads have none. Raises Retry when the host cannot be read."""
         try:
-            async with asyncio.timeout(WITHIN):
+            async with time_limit(WITHIN):
                 return await asyncio.to_thread(lambda: tuple(_processes()))
         except TimeoutError as error:
             raise Retry(f"this host's processes could not be looked at within {WITHIN:.0f} s") from error

@@ -1,12 +1,12 @@
 """The port `Http`: one request to one address, never another. What an answer means is its caller's business."""
 
-import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from service.errors import Permanent, Retry
 from service.ports import HttpAnswer
+from service.timeouts import time_limit
 
 if TYPE_CHECKING:
     import aiohttp
@@ -31,7 +31,7 @@ class HttpRequests:
 
         try:
             async with (
-                asyncio.timeout(timeout.total_seconds()),
+                time_limit(timeout.total_seconds()),
                 aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(force_close=True),
                     cookie_jar=aiohttp.DummyCookieJar(),

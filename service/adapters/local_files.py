@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from service.errors import Missing, Permanent, Retry
 from service.ports import FileState
+from service.timeouts import time_limit
 
 WITHIN = 30.0
 """Seconds for one file; a disk or a mount that hangs must not hold a check for ever."""
@@ -37,7 +38,7 @@ async def _within(path: str, work: Callable[[], T]) -> T:
     if "\0" in path:
         raise Permanent(f"{path!r} is no path: it holds a NUL character")
     try:
-        async with asyncio.timeout(WITHIN):
+        async with time_limit(WITHIN):
             return await asyncio.to_thread(work)
     except TimeoutError as error:
         raise Retry(f"{path} did not answer within {WITHIN:.0f} s; look at the disk or the mount") from error

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from service.errors import Permanent, Retry, leaves
+from service.timeouts import time_limit
 
 if TYPE_CHECKING:
     import httpx2
@@ -27,7 +28,7 @@ class McpServers:
         statuses: list[int] = []
         await _import()
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
+            async with time_limit(timeout.total_seconds()):
                 return await _ask(url, token, statuses)
         except TimeoutError as error:
             raise Retry(f"it did not answer within {timeout.total_seconds():g} s") from error

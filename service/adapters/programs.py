@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from service.children import base_environment
 from service.errors import Permanent, Retry
+from service.timeouts import time_limit
 
 LOOK = 0.01
 """Seconds between two looks at whether it has ended."""
@@ -41,7 +42,7 @@ class LocalPrograms:
         assert process.stdout is not None  # noqa: S101  # asked for above
         assert process.stderr is not None  # noqa: S101
         try:
-            async with asyncio.timeout(timeout.total_seconds()), asyncio.TaskGroup() as tasks:
+            async with time_limit(timeout.total_seconds()), asyncio.TaskGroup() as tasks:
                 output = tasks.create_task(_head(process.stdout))
                 errors = tasks.create_task(_head(process.stderr))
                 while process.returncode is None:  # noqa: ASYNC110  # `wait` also waits for whoever holds its pipes

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from service.errors import Missing, Permanent, RelightError, Retry
 from service.ports import Stored
+from service.timeouts import time_limit
 
 PART = 8 << 20
 """Bytes of a stream that are held and sent at a time; S3's least is 5 MiB."""
@@ -204,7 +205,7 @@ async def _take_back(s3: Any, upload: dict[str, str]) -> None:
 
     async def abort() -> None:
         with contextlib.suppress(Exception):  # the bucket's own rule for unfinished uploads takes what is left
-            async with asyncio.timeout(ABORT_WITHIN):
+            async with time_limit(ABORT_WITHIN):
                 await s3.abort_multipart_upload(**upload)
 
     ending = asyncio.ensure_future(abort())
@@ -220,7 +221,7 @@ async def _ask(url: str, request: Callable[[], Awaitable[T]]) -> T:
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
 
     try:
-        async with asyncio.timeout(WITHIN):
+        async with time_limit(WITHIN):
             return await request()
     except TimeoutError as error:
         raise Retry(f"{url}: S3 did not answer within {WITHIN:.0f} s") from error

@@ -28,6 +28,7 @@ from service.cli.home import find
 from service.cli.masking import bare, holds_secret
 from service.errors import RelightError, StepError
 from service.settings import Servers
+from service.timeouts import time_limit
 
 LOOKS = 3
 """Looks at processes and sessions, whose connections are put together: some are open for a moment only."""
@@ -247,7 +248,7 @@ async def _mcp(system: str, given: str, references: References, names: Names) ->
 async def _addresses(host: str, port: int) -> tuple[tuple[str, int], ...]:
     """Where a host is, as connections to it show it; none when its name is not known now."""
     try:
-        async with asyncio.timeout(WITHIN.total_seconds()):
+        async with time_limit(WITHIN.total_seconds()):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (TimeoutError, OSError):
         return ()

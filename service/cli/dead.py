@@ -22,6 +22,7 @@ from service.cli.words import day, short
 from service.errors import RelightError, Unavailable
 from service.ports import DeadRow, EventKey, Reader, Sent, Settled, Settlement, UndeliveredRow
 from service.settings import Settings
+from service.timeouts import time_limit
 
 if TYPE_CHECKING:
     from service.adapters.postgres import PostgresStore
@@ -155,11 +156,14 @@ async def _deliver(
 
     url = find(settings.servers).amqp_url
     try:
-        async with RabbitBroker(url, clock=SystemClock()) as broker, broker.publisher() as publisher:
-            async with asyncio.timeout(CONFIRM_WITHIN):
-                while not broker.available()["publishing"]:  # noqa: ASYNC110  # the port says how it is, not when it changes
-                    await asyncio.sleep(0.05)
-                (verdict,) = await publisher.publish([row.message])
+        async with (
+            RabbitBroker(url, clock=SystemClock()) as broker,
+            broker.publisher() as publisher,
+            time_limit(CONFIRM_WITHIN),
+        ):
+            while not broker.available()["publishing"]:  # noqa: ASYNC110  # the port says how it is, not when it changes
+                await asyncio.sleep(0.05)
+            (verdict,) = await publisher.publish([row.message])
     except TimeoutError as error:
         raise Unavailable("RabbitMQ", f"{name} was not confirmed within {CONFIRM_WITHIN:.0f} s") from error
     if verdict is not Sent.CONFIRMED:

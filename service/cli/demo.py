@@ -30,6 +30,7 @@ from service.cli.words import span
 from service.errors import RelightError
 from service.ports import Clock
 from service.settings import Settings
+from service.timeouts import time_limit
 
 if TYPE_CHECKING:
     from service.adapters.postgres import PostgresStore
@@ -119,7 +120,7 @@ class _Play:
         """The story from its beginning: the topic is listened to before `begin` starts it."""
         stage, state_of = self.stage, MACHINES["lifecycle"].state
         try:
-            async with asyncio.timeout(within), self.reader.watching(f"{stage.system}.lifecycle.#") as topic:
+            async with time_limit(within), self.reader.watching(f"{stage.system}.lifecycle.#") as topic:
                 if begin is not None:
                     await begin()
                 with LiveLines(self.screen) as lines:

@@ -3,7 +3,6 @@
 Nothing of the system is changed: databases are only read, programs are only looked for, nobody is told anything.
 """
 
-import asyncio
 import shutil
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,6 +19,7 @@ from service.ports import UNIT
 from service.settings import Settings
 from service.steps.grounds import IDENTIFIER
 from service.steps.naming import folder, process_name
+from service.timeouts import time_limit
 
 WITHIN = timedelta(seconds=8)
 """For each look at something that is away from this host."""
@@ -206,7 +206,7 @@ async def _units(system: System, settings: Settings) -> list[Finding]:
 
 async def _asked(what: str, ask: Callable[[], Awaitable[str]], mend: str) -> Finding:
     try:
-        async with asyncio.timeout(2 * WITHIN.total_seconds()):
+        async with time_limit(2 * WITHIN.total_seconds()):
             return Finding(what, await ask())
     except TimeoutError:
         return Finding(what, problem=f"no answer within {2 * WITHIN.total_seconds():.0f} s", mend=mend)

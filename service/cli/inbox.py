@@ -11,6 +11,8 @@ from email import message_from_bytes, policy
 from types import TracebackType
 from typing import Self
 
+from service.timeouts import time_limit
+
 IDLE = 20.0
 """Seconds after which a caller that says nothing is left alone."""
 
@@ -49,7 +51,7 @@ class Inbox:
     async def _mail(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One SMTP dialogue."""
         with contextlib.suppress(OSError, TimeoutError, ValueError):
-            async with asyncio.timeout(IDLE):
+            async with time_limit(IDLE):
                 writer.write(b"220 ready\r\n")
                 while line := await reader.readline():
                     match line.split(b" ")[0].strip().upper():
@@ -68,7 +70,7 @@ class Inbox:
     async def _web(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One POST of JSON; the channel is the path."""
         with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(IDLE):
+            async with time_limit(IDLE):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
                 sizes = (line.partition(":")[2] for line in head if line.lower().startswith("content-length:"))
                 body = json.loads(await reader.readexactly(int(next(sizes, "0"))))

@@ -15,6 +15,7 @@ from service.cli.local_door import Request, put, request, taken_in
 from service.cli.render import Ending, Story, Tone
 from service.errors import RelightError, Unavailable
 from service.settings import Settings
+from service.timeouts import time_limit
 
 if TYPE_CHECKING:
     from service.adapters.postgres import PostgresStore
@@ -67,7 +68,7 @@ async def _restart(
             await put(opened, asked)
             return await _answer(screen, opened, asked, instance, snapshot.seq, quiet=quiet)
         try:
-            async with asyncio.timeout(FOLLOWED_WITHIN.total_seconds()):
+            async with time_limit(FOLLOWED_WITHIN.total_seconds()):
                 topic = await stack.enter_async_context(status_topic(settings).watching(f"{system}.lifecycle.#"))
         except TimeoutError as error:
             raise Unavailable(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.embedded.place import Account
+from service.timeouts import time_limit
 
 PAUSE = 0.02
 """Seconds between two looks at a process or a port; short beside every deadline here."""
@@ -70,7 +71,7 @@ async def run(
     )
     talk = asyncio.ensure_future(asyncio.to_thread(process.communicate, stdin.encode()))
     try:
-        async with asyncio.timeout(timeout):
+        async with time_limit(timeout):
             output, errors = await asyncio.shield(talk)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):

@@ -18,6 +18,7 @@ from service.embedded.management import Management
 from service.embedded.node import RabbitPorts
 from service.embedded.place import Account, private_directory, settle, unsettle, write_private
 from service.embedded.programs import epmd_program, rabbitmq_programs
+from service.timeouts import time_limit
 
 USER = "relight"
 """The administrator, made at the first start; the usual guest is never made."""
@@ -332,7 +333,7 @@ class RabbitServer:
 async def _speaks_amqp(port: int) -> bool:
     """Whether an AMQP 0-9-1 greeting is answered with a method frame (connection.start)."""
     try:
-        async with asyncio.timeout(5):
+        async with time_limit(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(b"AMQP\x00\x00\x09\x01")

@@ -24,6 +24,7 @@ from service.engine.settle import bury_poison, settle
 from service.engine.work import Work
 from service.errors import Conflict, LostLease, Misconfigured, RelightError, Transient, Unavailable
 from service.ports import Clock, Delivery, EventKey, Lanes, Ownership, Prepared, Store, TimerRow, epoch_of
+from service.timeouts import time_limit
 
 ATTEMPTS = 3
 """How often an event is tried alone before it becomes a dead letter; only tries alone are counted."""
@@ -126,7 +127,7 @@ class Intake:
             seconds = min(seconds, max(0.0, (due - self._clock.now()).total_seconds()))
         self._resting.set()
         try:
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):
                 await self._arrival.wait()
         except TimeoutError:
             self._signalled = True

@@ -23,6 +23,7 @@ from schemas.events import EVENTS, PREFIX
 from service.engine.records import canonical
 from service.errors import LostLease, Transient, Unavailable
 from service.ports import Broker, Clock, EventKey, Loss, Ownership, Publication, Store, epoch_of
+from service.timeouts import time_limit
 
 PATIENCE = 10.0
 """Seconds that a take-over waits for the end of the look; then deciding begins, and the look goes on beside it."""
@@ -110,7 +111,7 @@ class Look:
         """Waits as long as a take-over may; whether the look has ended well by then. A loss that is being counted is
         waited for."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with time_limit(PATIENCE):
                 await self._done.wait()
         while self._lost and not self._done.is_set():
             await self._clock.sleep(FIRST_PAUSE)

@@ -18,6 +18,7 @@ from service.engine.loss import Look
 from service.engine.outbox import Outbox
 from service.errors import LostLease, Transient, Unavailable
 from service.ports import Broker, Clock, Ownership, Store
+from service.timeouts import time_limit
 
 MARGIN = 0.2
 """The share of a lease that is given up for safety: work stops when less than this is left."""
@@ -156,7 +157,7 @@ class Owner:
             if left <= 0:
                 raise LostLease(f"shard {self.shard}: its lease could not be renewed in time; another owner may follow")
             try:
-                async with asyncio.timeout(left):
+                async with time_limit(left):
                     await self._store.renew(ownership, self._lease)
             except (Unavailable, Transient, TimeoutError) as error:
                 if not said:
@@ -214,7 +215,7 @@ class Owner:
 
     async def _release(self, ownership: Ownership) -> None:
         try:
-            async with asyncio.timeout(2.0):
+            async with time_limit(2.0):
                 await self._store.release(ownership)
         except (Unavailable, Transient, LostLease, TimeoutError) as error:
             why = str(error) or "PostgreSQL says nothing"

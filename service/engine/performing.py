@@ -3,7 +3,6 @@
 Whether the claim still lasts is not looked at here: whoever holds it cancels this when it was lost or taken away.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
@@ -31,6 +30,7 @@ from service.errors import (
     Unknown,
 )
 from service.ports import Action, Clock, Done, Ids, NewSignal, StepContext, StepRow, StepStore, Waiting, World
+from service.timeouts import time_limit
 
 FIRST_PAUSE = 0.5
 """Seconds before the second attempt at a step; doubled for each further one, with jitter, up to LONGEST_PAUSE."""
@@ -126,7 +126,7 @@ class Performer:
 
     async def _once(self, row: StepRow, action: Action, context: StepContext) -> Done | Waiting:
         try:
-            async with asyncio.timeout(row.planned.timeout.total_seconds()) as limit:
+            async with time_limit(row.planned.timeout.total_seconds()) as limit:
                 if row.error == INTERRUPTED and row.status is StepStatus.RUNNING and not action.twice_is_safe:
                     happened = await action.probe(context)
                     if happened is not None:
@@ -139,7 +139,7 @@ class Performer:
             if action.twice_is_safe:
                 raise Retry(why) from error
             try:
-                async with asyncio.timeout(row.planned.timeout.total_seconds()):
+                async with time_limit(row.planned.timeout.total_seconds()):
                     happened = await action.probe(context)
             except TimeoutError as silence:
                 raise Unknown(f"{why}, and neither did the look whether it happened") from silence

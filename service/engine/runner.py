@@ -16,6 +16,7 @@ from service.engine.definitions import Definitions
 from service.engine.performing import Performer, patiently
 from service.errors import LostLease, RelightError, Transient, Unavailable
 from service.ports import Action, Clock, Ids, StepRow, StepStore, Token, World
+from service.timeouts import time_limit
 
 MARGIN = 0.2
 """The share of a claim's lease that is given up for safety: what the action needs to end when it is cancelled."""
@@ -144,7 +145,7 @@ class Runner:
         """The action has ended: what waited for that may begin. After a lease it would begin anyway."""
         crash_point("runner.before_let_go")
         try:
-            async with asyncio.timeout(self._lease.total_seconds()):
+            async with time_limit(self._lease.total_seconds()):
                 await patiently(self._clock, lambda: self._store.let_go(row))
         except (TimeoutError, RelightError) as error:
             log.warning("runner.not_let_go", instance=row.key.instance, step=row.key.name, error=str(error))
@@ -163,7 +164,7 @@ class Runner:
             rest = until - asked
             try:
                 # A database that says nothing must not keep the action beyond its lease: another worker may follow.
-                async with asyncio.timeout(max(rest, 0.0)):
+                async with time_limit(max(rest, 0.0)):
                     await self._store.renew_claim(row, self._lease)
             except (Unavailable, Transient, TimeoutError) as error:
                 if self._clock.monotonic() >= until:

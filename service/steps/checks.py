@@ -1,6 +1,5 @@
 """The checks of a system's file, `check.run`: evidence with a value, what was expected, how long it took and when."""
 
-import asyncio
 import math
 from collections.abc import Mapping
 from datetime import timedelta
@@ -29,6 +28,7 @@ from service.steps.known_failures import failed_before
 from service.steps.mcp_checks import mcp
 from service.steps.naming import restart_id
 from service.steps.snapshots import sealed
+from service.timeouts import time_limit
 
 RELATIVE = 1e-9
 """How far two numbers may be apart and still be called equal: what a restored float sum may differ by, and no more."""
@@ -67,7 +67,7 @@ class RunCheck:
     async def look(self, context: StepContext, check: Check, seconds: float) -> Done | Waiting:
         """One check, whichever list of the file it stands in. Raises Retry also when it took longer than `seconds`."""
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with time_limit(seconds) as limit:
                 return await self._perform(context, check)
         except TimeoutError as error:
             if not limit.expired():

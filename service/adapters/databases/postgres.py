@@ -1,6 +1,5 @@
 """The port `Databases`: one question, one short connection, read-only, no pool: a check must see a new connection."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -12,6 +11,7 @@ from schemas.base import Json
 from service.adapters.databases.amcheck import look
 from service.errors import Permanent, Retry
 from service.ports import Looked, OpenTransaction
+from service.timeouts import time_limit
 
 CONNECT_WITHIN = 5.0
 """Seconds for a new connection; a server that is up answers within milliseconds."""
@@ -81,7 +81,7 @@ class PostgresDatabases:
 async def _ask(dsn: str, seconds: float, question: "Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]") -> T:
     """Connects, asks inside a read-only session, leaves. Errors never repeat the DSN: it holds a password."""
     try:
-        async with asyncio.timeout(CONNECT_WITHIN + seconds):
+        async with time_limit(CONNECT_WITHIN + seconds):
             connection = await _connect(dsn, seconds)
             try:
                 return await question(connection)

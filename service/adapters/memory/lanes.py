@@ -9,6 +9,7 @@ from typing import Protocol
 
 from schemas.events import Lane
 from service.ports import Delivery
+from service.timeouts import time_limit
 
 UNROUTED = "relight.unrouted"
 CONTENT_TYPE = "application/cloudevents+json"
@@ -135,7 +136,7 @@ class MemoryLanes:
 
     async def wait(self, timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 await self._resumed.wait()
                 while True:
                     self._broker.pump(self._names)
@@ -143,7 +144,7 @@ class MemoryLanes:
                         return
                     self._arrived.clear()
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._broker.next_due(self._names)):
+                        async with time_limit(self._broker.next_due(self._names)):
                             await self._arrived.wait()
 
     def take(self, limit: int) -> tuple[Delivery, ...]:

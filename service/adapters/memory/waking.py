@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 
+from service.timeouts import time_limit
+
 
 class Bell:
     """Rings by name, kept until somebody waits for them; the running loop measures the timeout."""
@@ -17,6 +19,6 @@ class Bell:
         """Returns when `name` was rung since the last wait, or after `timeout` seconds."""
         rung = self._rung.setdefault(name, asyncio.Event())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 await rung.wait()
         rung.clear()

@@ -16,6 +16,7 @@ from typing import IO
 
 from service.children import base_environment
 from service.errors import Permanent
+from service.timeouts import time_limit
 
 KEPT = 64 * 1024
 """Bytes of a child's errors that are kept."""
@@ -100,7 +101,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
+                async with time_limit(grace):
                     await self.ended()
 
 

@@ -17,6 +17,7 @@ from service.adapters.pg_tools.contents import snapshot
 from service.adapters.pg_tools.programs import Tools, tools_for
 from service.adapters.pg_tools.scratch import scratch_server
 from service.errors import Permanent, Retry
+from service.timeouts import time_limit
 
 IDENTIFIED_WITHIN = 30.0
 """Seconds to be told which server this is."""
@@ -109,7 +110,7 @@ def _how(status: int) -> str:
 async def _in_time(timeout: timedelta, what: str) -> AsyncIterator[None]:
     seconds = timeout.total_seconds()
     try:
-        async with asyncio.timeout(seconds) as limit:
+        async with time_limit(seconds) as limit:
             yield
     except TimeoutError as error:
         if not limit.expired():

@@ -22,6 +22,7 @@ from service.adapters.pg_tools.child import Account, Child, started
 from service.adapters.pg_tools.contents import connected
 from service.adapters.pg_tools.programs import Tools
 from service.errors import Permanent, Retry
+from service.timeouts import time_limit
 
 NAME = "relight-scratch-"
 """How the folders begin: `relight-scratch-<pid>-<random>`. Their owner holds a lock in them while it lives."""
@@ -179,7 +180,7 @@ async def _initialise(folder: Path, tools: Tools, account: Account | None) -> st
         os.chown(aside, account.uid, account.gid)
     command = [tools["initdb"], f"--pgdata={server / 'data'}", f"--username={USER}", f"--pwfile={aside}", "--no-sync"]
     command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
-    async with started(command, {"HOME": str(server)}, account=account) as child, asyncio.timeout(COMMAND_WITHIN):
+    async with started(command, {"HOME": str(server)}, account=account) as child, time_limit(COMMAND_WITHIN):
         if status := await child.ended():
             raise Retry(f"a scratch PostgreSQL could not be made in {folder} (status {status}): {child.said()}")
     aside.unlink()

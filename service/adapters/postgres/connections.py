@@ -11,6 +11,7 @@ import asyncpg
 
 from service.adapters.postgres.failures import ENDS_CONNECTION, SERVER, translate
 from service.errors import Misconfigured, Unavailable
+from service.timeouts import time_limit
 
 TIMEOUT = timedelta(seconds=10)
 """For one statement, connecting and waiting for a free connection included."""
@@ -83,7 +84,7 @@ class Connections:
         if self._closed:
             raise Unavailable(SERVER, "the store was closed")
         try:
-            async with asyncio.timeout(self._timeout), self._places, self._use() as connection:
+            async with time_limit(self._timeout), self._places, self._use() as connection:
                 yield connection
         except Exception as error:
             if (translated := translate(error)) is None:

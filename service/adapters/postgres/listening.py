@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from service.adapters.postgres.connections import SETTINGS, Connection, open_connection
 from service.adapters.postgres.failures import translate
+from service.timeouts import time_limit
 
 SIGNALS = "relight_signals"
 STEPS = "relight_steps"
@@ -31,7 +32,7 @@ class Listening:
         """Returns when a notification came since the last wait, when the connection was made anew, or in time."""
         heard = self._heard.setdefault((channel, payload), asyncio.Event())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 while not heard.is_set():
                     if self._connection is not None and not self._connection.is_closed():
                         await heard.wait()
@@ -61,7 +62,7 @@ class Listening:
             await asyncio.sleep(PAUSE)
         self._failed = True
         try:
-            async with asyncio.timeout(CONNECTING.total_seconds()):
+            async with time_limit(CONNECTING.total_seconds()):
                 connection = await open_connection(self._dsn, SETTINGS, CONNECTING.total_seconds())
                 try:
                     for channel in (SIGNALS, STEPS):

@@ -3,7 +3,6 @@
 `NNNN_pre_name.sql` only adds and is applied before a new version is deployed; `NNNN_post_name.sql` removes, after it.
 """
 
-import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +16,7 @@ from service.adapters.postgres.connections import SETTINGS, Connection, open_con
 from service.adapters.postgres.failures import translate
 from service.adapters.postgres.queries import UPKEEP
 from service.errors import Misconfigured
+from service.timeouts import time_limit
 
 FOLDER = Path(__file__).parent / "migrations"
 
@@ -140,7 +140,7 @@ async def connected(dsn: str, deadline: timedelta) -> AsyncIterator[Connection]:
     # Somebody else's migration may take long, and so may ours: only the deadline ends them.
     settings = {**SETTINGS, "application_name": "relight migrate", "lock_timeout": "0"}
     try:
-        async with asyncio.timeout(deadline.total_seconds()):
+        async with time_limit(deadline.total_seconds()):
             connection = await open_connection(dsn, settings, 10.0)
             try:
                 yield connection

@@ -21,6 +21,7 @@ from service.children import base_environment
 from service.crash import crash_point, for_supervisor
 from service.errors import Permanent, Retry
 from service.ports import Clock, ProcessState
+from service.timeouts import time_limit
 
 START_WITHIN = 15.0
 """Seconds in which a supervisor must say that the process exists (normally 0.1), another's lock included."""
@@ -82,7 +83,7 @@ class SupervisedProcesses:
         found = self._read(name)
         known = found.pid if found is not None else None
         try:
-            async with asyncio.timeout(STRANGERS_WITHIN):
+            async with time_limit(STRANGERS_WITHIN):
                 return await asyncio.to_thread(strangers, name, command, folder, known)
         except (TimeoutError, OSError) as error:
             raise Retry(f"this host's processes could not be looked at for copies of {name}: {error}") from error
@@ -189,7 +190,7 @@ class SupervisedProcesses:
         assert supervisor.stdin is not None  # noqa: S101  # asked for above
         assert supervisor.stdout is not None  # noqa: S101
         try:
-            async with asyncio.timeout(START_WITHIN):
+            async with time_limit(START_WITHIN):
                 supervisor.stdin.write(order)
                 await supervisor.stdin.drain()
                 supervisor.stdin.close()

@@ -17,6 +17,7 @@ from yarl import URL
 from service.adapters.rabbitmq.tap import Tap, TappedTransport
 from service.errors import Unavailable
 from service.ports import Clock
+from service.timeouts import time_limit
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ async def ask(call: Awaitable[T], timeout: float = CALL_TIMEOUT) -> T:
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
     try:
-        async with asyncio.timeout(timeout):
+        async with time_limit(timeout):
             answer = await call
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
@@ -134,7 +135,7 @@ class Link:
     async def up(self, timeout: float | None = None) -> AbstractConnection:
         """The connection, as soon as there is one. Raises Unavailable after `timeout` seconds (None: no limit)."""
         try:
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 while (connection := self.current) is None:
                     self._is_up.clear()
                     await self._is_up.wait()
@@ -211,7 +212,7 @@ async def close(connection: AbstractConnection) -> bool:
 async def blocked(connection: AbstractConnection) -> bool:
     """Whether the broker has said that it takes nothing from this connection (connection.blocked)."""
     try:
-        async with asyncio.timeout(0):
+        async with time_limit(0):
             await connection.ready()
     except TimeoutError:
         return True

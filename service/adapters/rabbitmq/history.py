@@ -19,6 +19,7 @@ from service.adapters.rabbitmq.publisher import BatchPublisher
 from service.adapters.rabbitmq.status import is_mark, opened_channel
 from service.errors import Unavailable
 from service.ports import Clock, OutMessage, Sent
+from service.timeouts import time_limit
 
 AT_ONCE = 1000
 """Notifications on their way to us at once; no more are ever in memory."""
@@ -49,7 +50,7 @@ async def told(
         end = mark.body.encode()
         while True:
             try:
-                async with asyncio.timeout(CALL_TIMEOUT):
+                async with time_limit(CALL_TIMEOUT):
                     tag, routing_key, body = await arriving.get()
             except TimeoutError:
                 raise Unavailable(SERVER, "its status log fell silent before its end") from None

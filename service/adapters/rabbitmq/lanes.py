@@ -14,6 +14,7 @@ from service.adapters.rabbitmq.frames import Content, Delivered
 from service.adapters.rabbitmq.names import consumed
 from service.errors import Misconfigured, Unavailable
 from service.ports import Clock, Delivery
+from service.timeouts import time_limit
 
 LONG_PAUSE = 600.0
 """Seconds of a pause after which the channels are closed. The broker itself closes the channel of a delivery that is 30
@@ -247,7 +248,7 @@ class RabbitLanes:
         if self._failure is not None:
             raise self._failure
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 await self._resumed.wait()
                 if not any(lane.buffer for lane in self._lanes):
                     self._something.clear()
@@ -284,7 +285,7 @@ class RabbitLanes:
         while True:
             await self._paused.wait()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LONG_PAUSE):
+                async with time_limit(LONG_PAUSE):
                     await self._resumed.wait()
                 continue
             for lane in self._lanes:

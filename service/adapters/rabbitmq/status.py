@@ -27,6 +27,7 @@ from service.adapters.rabbitmq.frames import Content, Delivered
 from service.adapters.rabbitmq.names import MARK, STATUS_EXCHANGE, STATUS_LOG
 from service.errors import Unavailable
 from service.ports import Clock
+from service.timeouts import time_limit
 
 HEARTBEAT = 5
 """Seconds: an outage is noticed after at most 18, well within the overlap below."""
@@ -107,7 +108,7 @@ class RabbitStatusReader:
                 raise Unavailable(SERVER, f"its status log cannot be read: {explain(error)}") from error
             while True:
                 try:
-                    async with asyncio.timeout(quiet):
+                    async with time_limit(quiet):
                         tag, routing_key, body = await inbox.get()
                 except TimeoutError:
                     if channel.is_closed:
