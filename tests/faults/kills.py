@@ -36,7 +36,8 @@ AFTER = {"intake.after_count": "intake.before_commit", "outbox.after_read": "out
 """Only who follows one that died there comes to this place: it finds deliveries of which nobody knows what became, or
 rows that are unsent."""
 OFTEN = ("intake.", "outbox.before", "outbox.after_confirm", "outbox.after_delete")
-"""How the places begin that are passed many times a second: there the passage is one of the first fifteen."""
+"""How the places begin that are passed many times a second: there the passage is one of the first fifteen. Who follows a
+death passes as often as that one left something."""
 SHARE_OF_THE_DOOR = 0.55
 """Of all kills; the others take longer, since a restart has to come to them."""
 
@@ -60,7 +61,11 @@ def plan(places: Sequence[str], kills: int, seed: int) -> Plan:
     found = list(places)
     while len(found) < kills:
         found += chance.sample(places, min(len(places), kills - len(found)))
-    return [(place, chance.randint(1, 15) if place.startswith(OFTEN) else 1) for place in found]
+    return [(place, chance.randint(1, 15) if often(place) else 1) for place in found]
+
+
+def often(place: str) -> bool:
+    return place.startswith(OFTEN) and place not in AFTER
 
 
 def names(planned: Plan) -> list[str]:
@@ -83,7 +88,8 @@ async def kill(night: Night, place: str, passage: int) -> None:
                 stir = night.lets_a_participant_take_long
             case "outbox.after_second_way":
                 await around.enter_async_context(night.strangers_full_queue())
-        if (first := AFTER.get(place)) and night.kills[-1:] != [first]:
+        if first := AFTER.get(place):
+            # At its first passage, where all that came meanwhile is in flight: later ones may leave hardly anything.
             await night.dies_at(first, 1)
         await night.dies_at(place, passage, stir)
 
