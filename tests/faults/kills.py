@@ -36,8 +36,8 @@ AFTER = {"intake.after_count": "intake.before_commit", "outbox.after_read": "out
 """Only who follows one that died there comes to this place: it finds deliveries of which nobody knows what became, or
 rows that are unsent."""
 OFTEN = ("intake.", "outbox.before", "outbox.after_confirm", "outbox.after_delete")
-"""How the places begin that are passed many times a second: there the passage is one of the first fifteen. Who follows a
-death passes as often as that one left something."""
+"""How the places begin that are passed many times a second: there the passage is one of the first fifteen. Who
+follows a death passes as often as that one left something."""
 SHARE_OF_THE_DOOR = 0.55
 """Of all kills; the others take longer, since a restart has to come to them."""
 
