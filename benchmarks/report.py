@@ -101,11 +101,11 @@ def small(result: Result) -> str:
     """The few lines of the README."""
     f, r, about = result["figures"], result["ratios"], result["machine"]
     lines = [
-        "| | per second | against Relight |",
+        "| | per second | Relight against it |",
         "|---|---|---|",
         f"| **Relight**, event in, decided, committed, told, acknowledged | **{_n(f['transitions_full_queue'])}** | |",
         f"| pgbench in C, one event a transaction, 16 connections | {_n(f['pgbench_per_event'])} "
-        f"| {r['to_pgbench_per_event']:.1f} × |",
+        f"| {r['to_pgbench_per_event']:.2f} × |",
         f"| asyncpg and aio-pika, 16 events at once | {_n(f['naive_16'])} | {r['to_naive_16']:.1f} × |",
         f"| asyncpg and aio-pika, one event after another | {_n(f['naive_serial'])} | {r['to_naive']:.1f} × |",
         "",

@@ -9,7 +9,7 @@ from benchmarks.report import Result
 
 BEGIN, END = "<!-- bench:{name}: written by `relight bench --write` -->", "<!-- /bench:{name} -->"
 
-PICTURE = "![Throughput and latency against load](performance.svg)"
+PICTURE = "![Throughput and latency against load]({folder}performance.svg)"
 
 
 def refused(size: str) -> str | None:
@@ -23,8 +23,13 @@ def write(result: Result, root: Path = ROOT) -> list[Path]:
     """The files it wrote. Raises BenchError when a page has lost its place for the figures."""
     readme, page, picture = root / "README.md", root / "docs" / "performance.md", root / "docs" / "performance.svg"
     texts = {
-        readme: put(readme.read_text(), "small", report.small(result), readme),
-        page: put(page.read_text(), "table", f"{report.title(result)}\n\n{report.markdown(result)}\n{PICTURE}\n", page),
+        readme: put(readme.read_text(), "small", f"{report.small(result)}\n{PICTURE.format(folder='docs/')}\n", readme),
+        page: put(
+            page.read_text(),
+            "table",
+            f"{report.title(result)}\n\n{report.markdown(result)}\n{PICTURE.format(folder='')}\n",
+            page,
+        ),
         picture: plot.svg(result["figures"]["curve"], result["figures"]["transitions_full_queue"]),
     }
     if (profile := result.get("profile")) is not None:
