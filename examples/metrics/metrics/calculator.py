@@ -26,6 +26,8 @@ PUBLISH = 1.0
 """Seconds between two publications."""
 CANCEL_AGAIN = 1.0
 """Seconds that a task gets to end after it was cancelled, before it is cancelled again."""
+AWAY = (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""How a database is away: the last is what asyncpg says of a connection that was cut in mid-answer."""
 STATES_KEPT = 5
 """Flushed states that stay on disk."""
 
@@ -58,7 +60,7 @@ class Calculator:
                     await self._work(connection)
                 finally:
                     connection.terminate()
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 print(f"the trading database is away: {type(error).__name__}: {error}", flush=True)
                 await asyncio.sleep(0.5)
 

@@ -24,6 +24,8 @@ VAR = Path(os.environ.get("METRICS_VAR") or "var").absolute()
 STATUS = VAR / "reports" / "status.json"
 REPORT = VAR / "reports" / "metrics.md"
 SETTINGS = Path(__file__).parents[1] / "reporter.toml"
+AWAY = (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""How a database is away: the last is what asyncpg says of a connection that was cut in mid-answer."""
 
 
 class Reporter:
@@ -54,7 +56,7 @@ class Reporter:
             try:
                 if not self.paused:
                     await self._report(dsn)
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 print(f"no report: {type(error).__name__}: {error}", flush=True)
             await asyncio.sleep(self.every)
 
