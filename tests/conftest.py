@@ -51,8 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Great runs leave the rest out, everyday runs what is marked for great ones.
 
-    Nights begin first and stay whole; the seeds fill up whatever worker is free. Every day the suites with the longest
-    files begin first.
+    Nights begin first, and seeds come last. Every day the suites with the longest files begin first.
     """
     great = _great(config)
     if config.getoption("-m") and not great:
@@ -65,9 +64,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept.sort(
             key=lambda item: (item.get_closest_marker("seeds") is not None, not item.get_closest_marker("faults"))
         )
-        for item in kept:
-            if item.get_closest_marker("seeds") is None:
-                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     elif hasattr(config, "workerinput"):
         kept.sort(key=lambda item: _turn(item.nodeid))
     items[:] = kept

@@ -129,8 +129,8 @@ def test_test_runs_pytest_in_the_checkout(place: Path) -> None:
     ("arguments", "handed"),
     [
         ([], "-n 3 --dist loadfile --no-loadscope-reorder"),
-        (["--faults"], "-n 3 --dist loadgroup --no-loadscope-reorder --faults"),
-        (["--long", "-x"], "-n 3 --dist loadgroup --no-loadscope-reorder --long -x"),
+        (["--faults"], "-n 3 --dist loadfile --no-loadscope-reorder --faults"),
+        (["--long", "-x"], "-n 3 --dist loadfile --no-loadscope-reorder --long -x"),
         (["--faults", "-n0"], "--faults -n0"),
         (["tests/unit"], "tests/unit"),
     ],
