@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -56,7 +56,9 @@ class Units:
 @pytest.fixture(scope="module")
 def written(systemd: OwnSystemd) -> OwnSystemd:
     systemd.unit("well", "ExecStart=/bin/sleep 600")
-    systemd.unit("stubborn", "ExecStart=/bin/sh -c \"trap '' TERM; while :; do sleep 0.05; done\"\nTimeoutStopSec=60")
+    # Up once its shell has ended, and so not before what it left ignores TERM.
+    stubborn = "trap '' TERM; (while :; do sleep 0.05; done) & exit 0"
+    systemd.unit("stubborn", f'Type=forking\nExecStart=/bin/sh -c "{stubborn}"\nTimeoutStopSec=60')
     systemd.unit("back", "ExecStart=/bin/sleep 600\nRestart=always\nRestartSec=0.3", "StartLimitIntervalSec=0")
     # Not up before it says so.
     systemd.unit("slow", 'Type=forking\nExecStart=/bin/sh -c "sleep 0.5; sleep 600 & exit 0"')
@@ -112,7 +114,7 @@ async def test_second_start_adopts_the_run_and_the_next_after_the_end_is_another
 
 async def test_hung_stop_is_ending_and_not_started_beside_until_it_is_killed(units: Units) -> None:
     await units.start(STUBBORN)
-    await asyncio.sleep(0.2)  # until it ignores TERM; one that ended by it would fail the next line
+    await units.becomes(STUBBORN, lambda state: not state.starting)
     await units.port.tell(STUBBORN, "TERM")
     hung = await units.port.wait_stopped(STUBBORN, SOON)
     assert (hung.running, hung.ending) == (True, True)
@@ -196,6 +198,23 @@ async def test_control_groups_are_those_of_all_that_ends_with_it(written: OwnSys
     assert [group.rpartition("/")[2] for group in groups] == ["well.service", "needs-well.service"]
     assert await port.groups("unit:needs-well.service") == groups[1:]
     written.systemctl("stop", "needs-well.service")
+
+
+class EachEndsWithTheNext:
+    """What `systemctl show` says on a host where every unit is stopped together with another one."""
+
+    async def run(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str, timeout: timedelta
+    ) -> tuple[int, str, str]:
+        (unit,) = command[command.index("--") + 1 :]
+        number = int(unit.removeprefix("u").removesuffix(".service"))
+        return 0, f"Id={unit}\nControlGroup=/system.slice/{unit}\nRequiredBy=u{number + 1}.service\n", ""
+
+
+async def test_unit_with_which_too_much_ends_to_be_looked_through_is_not_stopped() -> None:
+    port = SystemdUnits(EachEndsWithTheNext(), SystemClock())
+    with pytest.raises(Permanent, match="more than 100 units together with u0"):
+        await port.groups("unit:u0.service")
 
 
 async def test_server_of_relights_own_in_a_control_group_is_found_whoever_its_parent_is(written: OwnSystemd) -> None:

@@ -24,7 +24,7 @@ SAYS_WITHIN = timedelta(seconds=10)
 LINES = 40
 """Of them that are read."""
 MOST = 100
-"""Units that are looked through for what ends with one; more are a host that nobody restarts bit by bit."""
+"""Units that are looked through for what ends with one; with more, nothing is stopped."""
 SHOWN = (
     "Id", "LoadState", "LoadError", "ActiveState", "SubState", "MainPID", "InvocationID", "Result", "ExecMainCode",
     "ExecMainStatus", "Job", "NRestarts",
@@ -105,11 +105,16 @@ class SystemdUnits:
         return state
 
     async def groups(self, name: str) -> tuple[str, ...]:
-        """The control groups of the unit and of all that systemd stops with it."""
+        """The control groups of the unit and of all that systemd stops with it. Raises Permanent for more than MOST."""
         found, open_, asked = dict[str, str](), [_unit(name)], set[str]()
-        while open_ and len(found) < MOST:
+        while open_:
             asked.update(open_)
-            shown = await self._systemd.all_shown(open_[:MOST], ("Id", "ControlGroup", *STOPPED_WITH))
+            if len(asked) > MOST:
+                raise Permanent(
+                    f"systemd stops more than {MOST} units together with {_unit(name)}, too many to look whether "
+                    f"Relight stands on one of them; see `systemctl list-dependencies --reverse {_unit(name)}`"
+                )
+            shown = await self._systemd.all_shown(open_, ("Id", "ControlGroup", *STOPPED_WITH))
             found |= {one.get("Id", ""): one.get("ControlGroup", "") for one in shown}
             more = {word for one in shown for key in STOPPED_WITH for word in one.get(key, "").split()}
             open_ = sorted(more - set(found) - asked)  # a unit may be asked for by an alias, which is not its Id
