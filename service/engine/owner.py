@@ -16,7 +16,7 @@ from service.engine.definitions import Definitions
 from service.engine.intake import Intake
 from service.engine.loss import Look
 from service.engine.outbox import Outbox
-from service.errors import LostLease, Transient, Unavailable
+from service.errors import LostLease, Transient, Unavailable, leaves
 from service.ports import Broker, Clock, Ownership, Store
 from service.timeouts import time_limit
 
@@ -34,15 +34,6 @@ AFTER_A_FAULT = 2.0
 """Seconds before an owner that broke strives for the lease again: a fault that stays must not become a busy loop."""
 
 log = structlog.get_logger()
-
-
-def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The errors in a group of groups."""
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
 
 
 async def _apart(work: Coroutine[None, None, None]) -> None:
