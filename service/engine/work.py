@@ -188,7 +188,7 @@ class Work:
         instance = live.snapshot.instance
         if live.may_have_rows:
             self._leave.append((instance, entry))
-        for key in [row.key for row in live.steps.values()]:
+        for key in (row.key for row in live.steps.values()):
             change = self._changes.get(key)
             # What ended a step by now stays told of it: it was waived, not cancelled.
             if change is not None and change.status not in ENDED:

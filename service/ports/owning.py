@@ -26,8 +26,8 @@ class Batch:
     """Everything one micro-batch writes, in one transaction that first checks the owner's token.
 
     `sent` are outbox rows that the broker confirmed: they are deleted. Snapshots replace, steps_new insert, `leave`
-    cancels every step of these state entries that has not ended and deletes their timers (applied before `steps_new`,
-    `step_changes` and `timers`).
+    cancels every step of these state entries that has not ended and deletes their timers (applied after `step_changes`,
+    before `steps_new` and `timers`).
     """
 
     shard: int
