@@ -40,7 +40,7 @@ BESIDE = frozenset({("reporter", Phase.RESUMING), ("reporter", Phase.INITIALIZIN
 FORGOTTEN = frozenset(("calculator", phase) for phase in PHASES[:3])
 """What it holds is its memory, and a crash before the flush loses that: the metrics begin anew."""
 EXPECTED = expected(PROMISES, PHASES)
-STORIES = 40
+STORIES = 16
 """At most: those after the last pair are skipped."""
 
 

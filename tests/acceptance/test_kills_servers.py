@@ -49,7 +49,7 @@ HELD = frozenset({("mcp", Phase.RESUMING), ("mcp", Phase.VERIFYING)})
 BESIDE = frozenset((victim, phase) for victim in ("mcp", "mail") for phase in PHASES) - HELD
 """Nobody needs them there, so they die together with somebody else."""
 EXPECTED = expected(PROMISES, PHASES)
-STORIES = 40
+STORIES = 16
 """At most: those after the last pair are skipped."""
 
 
