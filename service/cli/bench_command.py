@@ -9,7 +9,9 @@ from service.cli.options import Json, start
 
 def bench(
     as_json: Json = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Two minutes, one repetition: a first look.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One repetition of five, and a shorter one: a first look.")
+    ] = False,
     long: Annotated[bool, typer.Option("--long", help="With 1,000,000 instances and 10,000,000 log rows.")] = False,
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
     write: Annotated[
@@ -18,7 +20,7 @@ def bench(
 ) -> None:
     """Measure how fast Relight is here, against pgbench and against a naive service, on private servers of its own.
 
-    Takes about ten minutes on an idle machine; leaves nothing running and nothing on disk. Progress on standard error.
+    Takes about twelve minutes on an idle machine; leaves nothing running and nothing on disk. Progress on standard error.
     """
     from service.cli.bench import bench as perform
 
