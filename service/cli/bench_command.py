@@ -20,7 +20,8 @@ def bench(
 ) -> None:
     """Measure how fast Relight is here, against pgbench and against a naive service, on private servers of its own.
 
-    Takes about twelve minutes on an idle machine; leaves nothing running and nothing on disk. Progress on standard error.
+    Takes about twelve minutes on an idle machine; leaves nothing running and nothing on disk.
+    Progress goes to standard error.
     """
     from service.cli.bench import bench as perform
 
