@@ -12,6 +12,7 @@ from typing import NewType
 
 from schemas.base import Closed, Json
 from schemas.components import Command, OnSilence
+from schemas.record import record
 from schemas.system import System
 
 InstanceId = NewType("InstanceId", str)
@@ -21,7 +22,7 @@ Reason = NewType("Reason", str)
 """Why not: one sentence for a person."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """A fact or a request, already valid. `name` is its type without `relight.`; `at` is when it was taken in (UTC)."""
 
@@ -122,7 +123,7 @@ class PlannedStep:
     asks_again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StepFact:
     """A planned step and what has become of it so far. `result` is the evidence its action returned."""
 
@@ -133,7 +134,7 @@ class StepFact:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Snapshot:
     """An instance as persisted after a transition: the fold of its log.
 
@@ -157,7 +158,7 @@ class Snapshot:
     hash: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Facts:
     """All that a guard or a change may look at. `steps` are those of the current state entry.
 
@@ -289,7 +290,7 @@ class Machine:
         return {state.name: state for state in self.states}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Move:
     """A decided transition: the fold applies `changes` to the data and never decides again."""
 
@@ -299,14 +300,14 @@ class Move:
     stay: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refusal:
     """Nothing moves, and why."""
 
     reasons: tuple[Reason, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Absorbed:
     """Nothing moves and nothing needs saying."""
 

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 
 from schemas.base import NAME_PATTERN, Closed, Json, Moment
 from schemas.events import EVENTS, PREFIX, EventType
+from schemas.record import record
 
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_BYTES = 256 * 1024
@@ -46,7 +47,7 @@ class CloudEvent(BaseModel):
     data: dict[str, Json]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Read:
     """A valid event: the envelope, what Relight knows of its type, and its typed data."""
 

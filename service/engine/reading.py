@@ -1,13 +1,13 @@
 """From what arrived to events: deliveries and signals in, events or rejections out. Pure; nothing is lost or raised."""
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 
 from machines.model import Event, InstanceId
 from schemas.base import Closed
 from schemas.envelope import CloudEvent, Read, Rejected, read
 from schemas.events import ChecklistSigned, ParticipantAnswered
+from schemas.record import record
 from service.engine.definitions import Definitions
 from service.ports import Delivery, EventKey, Signal, TimerRow
 
@@ -18,7 +18,7 @@ SIGNALS = "relight.signals"
 """The source under which the attempts at a signal are counted; its id there is that of its row."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Arrived:
     """One thing to be settled in a batch. `event` None: `rejected` says why it is none."""
 

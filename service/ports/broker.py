@@ -2,16 +2,16 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal, Protocol
 
 from schemas.events import Lane
+from schemas.record import record
 from service.ports.rows import OutMessage
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delivery:
     """A message as it arrived. `channel` names the channel it came on: its `tag` means nothing on another."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from machines.model import InstanceId, Snapshot
+from schemas.record import record
 from service.ports.gates import GateChange, GateRow
 from service.ports.leftovers import DeadLetter
 from service.ports.rows import (
@@ -54,7 +55,7 @@ class Batch:
         return any(gate.released for gate in self.gates)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Loaded:
     """An instance as the store has it: snapshot None when it is new; the steps of its current state entry."""
 

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from schemas.base import Json
+from schemas.record import record
 
 Token = NewType("Token", int)
 """A fencing token: grows with every lease given, for shards and for steps, from one sequence."""
@@ -35,13 +36,14 @@ def short_id(text: str) -> str:
     return f"{whole[: MAX_ID - 33].decode(errors='ignore')}~{hashlib.sha256(whole).hexdigest()[:32]}"
 
 
-@dataclass(frozen=True, slots=True)
-class EventKey:
+class EventKey(NamedTuple):
+    """What CloudEvents calls an event's identity; a tuple, because every event is looked up by it in several tables."""
+
     source: str
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InboxRow:
     """An event that has its outcomes. `body_hash` is the SHA-256 of the body as it arrived; outcomes by instance id
     (or `-` where no instance was meant): applied, absorbed, refused, dead."""
@@ -51,7 +53,7 @@ class InboxRow:
     outcomes: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LogRow:
     """One row of an instance's log. `record` is canonical JSON; its hash, chained to `previous`, is `hash`."""
 
@@ -75,7 +77,7 @@ class LogRow:
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SnapshotWrite:
     """The snapshot after the batch and the `seq` it must still have in the store (0: the instance is new)."""
 
@@ -83,7 +85,7 @@ class SnapshotWrite:
     expected_seq: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StepKey:
     instance: InstanceId
     entry: int
@@ -99,7 +101,7 @@ class StepKey:
         return f"{self.instance}:{self.entry}:~{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StepRow:
     """A step as stored. `ready_at`: not claimed before. `token`, `worker`, `lease_until` of the last claim.
 
@@ -123,7 +125,7 @@ class StepRow:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StepChange:
     """What intake does to a stored step: applied only while its status is one of `only_from`.
 
@@ -145,7 +147,7 @@ GATE_TIMER = "gate"
 """The kind of a timer that belongs to no state entry (its `entry` is -1): the first held operation expires."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimerRow:
     """A due time of a state entry. `kind`: dwell, deadline, completed, or `step:<name>`; one a (instance, kind).
 
@@ -158,7 +160,7 @@ class TimerRow:
     due_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Signal:
     """An event from inside. `body` is a CloudEvent as JSON text; `user` is who Relight's database says it was."""
 
@@ -177,7 +179,7 @@ class NewSignal:
     local: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutMessage:
     """A notification or command on its way out. `message_id` is stable: the same row sent twice has the same."""
 
@@ -187,13 +189,13 @@ class OutMessage:
     body: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutboxRow:
     id: int
     message: OutMessage
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Observation:
     """One more in a window: `count` of `metric` of a system in the minute `minute` (UTC, seconds cut)."""
 
