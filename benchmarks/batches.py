@@ -7,7 +7,7 @@ from benchmarks.waves import Wave
 from machines.model import InstanceId, Snapshot
 from schemas.events import Lane
 from service.engine.definitions import Definitions
-from service.engine.reading import addresses, from_delivery
+from service.engine.reading import from_delivery
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.ports import Batch, Delivery, Loaded, Prepared, Token
@@ -36,7 +36,7 @@ def _batch(
 ) -> Batch:
     now = datetime.now(UTC)
     arrived = [from_delivery(delivery, definitions, now) for delivery in deliveries]
-    meant = {instance for one in arrived if one.event for instance in addresses(one.event, definitions)}
+    meant = {instance for one in arrived for instance in one.meant}
     prepared = Prepared({}, {instance: Loaded(standing.get(instance)) for instance in meant})
     work = Work(prepared, definitions, epoch=1, now=now)
     for one in arrived:

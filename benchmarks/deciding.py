@@ -25,14 +25,14 @@ from schemas.events import Lane
 from service.adapters.postgres.batch import parameters
 from service.adapters.systems import load_systems
 from service.engine.definitions import Definitions
-from service.engine.reading import addresses, from_delivery
+from service.engine.reading import from_delivery
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.ports import Delivery, Loaded, Prepared, Token
 
 INSTANCES = Instances(100, 100)
 USER = "bench"
-PARTS = ("read", "address", "settle", "collect", "as parameters")
+PARTS = ("read", "settle", "collect", "as parameters")
 
 
 def main() -> None:
@@ -76,9 +76,8 @@ def _one(deliveries: list[Delivery], definitions: Definitions, standing: dict[In
     marks = [time.process_time()]
     arrived = [from_delivery(delivery, definitions, now) for delivery in deliveries]
     marks.append(time.process_time())
-    meant = {instance: None for one in arrived if one.event for instance in addresses(one.event, definitions)}
-    marks.append(time.process_time())
-    prepared = Prepared({}, {instance: standing.get(instance, Loaded(None)) for instance in meant})
+    meant = {instance: standing.get(instance, Loaded(None)) for one in arrived for instance in one.meant}
+    prepared = Prepared({}, meant)
     work = Work(prepared, definitions, epoch=1, now=now)
     for one in arrived:
         settle(work, one, {}, {})

@@ -23,7 +23,7 @@ from machines.registry import MACHINES
 from schemas.events import Lane
 from service.adapters.systems import load_systems
 from service.engine.definitions import Definitions
-from service.engine.reading import addresses, from_delivery
+from service.engine.reading import from_delivery
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.ports import Batch, Delivery, Loaded, OutMessage, Prepared, Token
@@ -76,7 +76,7 @@ class Naive:
         arrived = from_delivery(delivery, self._definitions, now)
         if arrived.event is None:
             raise ValueError(f"not an event: {arrived.rejected}")
-        (instance,) = addresses(arrived.event, self._definitions)
+        (instance,) = arrived.meant
         batch = None
         async with self._pool.acquire() as connection, connection.transaction():
             if not await connection.fetchval(HAS_OUTCOME, arrived.key.source, arrived.key.id):

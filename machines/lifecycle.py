@@ -337,7 +337,7 @@ _OF_THE_SYSTEM = (RestartRequested, RestartCancelled, OperationRequested, System
 
 
 def address(event: Event) -> InstanceId | None:
-    if isinstance(event.data, _OF_THE_SYSTEM):
+    if type(event.data) in _OF_THE_SYSTEM:
         return InstanceId(f"{NAME}/{event.system}")
     return carried(NAME, event)
 

@@ -89,26 +89,25 @@ def read(body: bytes, routing_key: str | None = None) -> Read | Rejected:
 
 
 def _validate(raw: dict[str, Json], routing_key: str | None) -> Read | Rejected:
-    about = _about(raw)
     try:
         envelope = CloudEvent.model_validate(raw)
     except ValidationError as error:
-        return Rejected(explain(error), **about)
+        return Rejected(explain(error), **_about(raw))
     system = envelope.subject
     name = envelope.type.removeprefix(PREFIX)
     kind = EVENTS.get(name) if envelope.type.startswith(PREFIX) else None
     if kind is None:
-        return Rejected((f"the type {envelope.type!r} is not known",), **about)
+        return Rejected((f"the type {envelope.type!r} is not known",), **_about(raw))
     if routing_key is not None and routing_key != f"{system}.{name}":
         reason = f"the routing key {routing_key!r} does not agree with subject and type: expected {system}.{name}"
-        return Rejected((reason,), **about)
+        return Rejected((reason,), **_about(raw))
     if envelope.causationdepth > MAX_CAUSATION:
         reason = f"the causation chain has {envelope.causationdepth} links; at most {MAX_CAUSATION} are allowed"
-        return Rejected((reason,), **about)
+        return Rejected((reason,), **_about(raw))
     try:
         data = kind.data.model_validate(envelope.data)
     except ValidationError as error:
-        return Rejected(explain(error, "data"), **about)
+        return Rejected(explain(error, "data"), **_about(raw))
     return Read(envelope, kind, data)
 
 

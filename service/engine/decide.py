@@ -19,6 +19,7 @@ from machines.model import (
     InstanceId,
     Move,
     On,
+    PlannedStep,
     Reason,
     Refusal,
     Snapshot,
@@ -125,19 +126,14 @@ def _move(work: Work, live: Live, event: Event, move: Move) -> None:
 
 def _lost_entry(event: Event) -> int:
     """Lost state entries are not counted again: participants remember the commands that were named by them."""
-    return event.data.entry if isinstance(event.data, DatabaseLost) else 0
+    return event.data.entry if type(event.data) is DatabaseLost else 0
 
 
 def _enter(work: Work, live: Live, after: Snapshot) -> None:
     machine = live.chart.machine
     state = machine.state(after.state)
-    planned = plan(machine, after.state, live.system, after.data)
-    waived = {step.name: why for step in planned if (why := waiver_of(after, step.name, work.now)) is not None}
-    open_ = [step.position for step in planned if step.name not in waived]
-    first = min(open_, default=0)
-    work.add(live, (live.row(one, first_status(one, first, waived), work.now) for one in planned))
-    for name, why in waived.items():
-        _say_step(work, live, live.steps[name], "waived", why)
+    # Most of what is entered is an alert's rest, which has no steps.
+    planned, open_ = _plan(work, live, after) if state.steps else ((), [])
     if after.dwell_until is not None:
         work.timer(live, "dwell", after.dwell_until)
         if planned:
@@ -159,6 +155,18 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         ways = live.commands()
         who = f"a person: {state.name} lasts until somebody acts. One of: {'; '.join(ways)}"
         work.say(notices.wait(after, None, who, None, f"it stays {state.name}", work.now, ways))
+
+
+def _plan(work: Work, live: Live, after: Snapshot) -> tuple[tuple[PlannedStep, ...], list[int]]:
+    """Adds the steps of the state that was entered: all of them, and the positions of those that are not waived."""
+    planned = plan(live.chart.machine, after.state, live.system, after.data)
+    waived = {step.name: why for step in planned if (why := waiver_of(after, step.name, work.now)) is not None}
+    open_ = [step.position for step in planned if step.name not in waived]
+    first = min(open_, default=0)
+    work.add(live, (live.row(one, first_status(one, first, waived), work.now) for one in planned))
+    for name, why in waived.items():
+        _say_step(work, live, live.steps[name], "waived", why)
+    return planned, open_
 
 
 def _release(work: Work, live: Live) -> Mapping[str, Json]:

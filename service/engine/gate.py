@@ -34,7 +34,7 @@ def concerned(events: Iterable[Event], definitions: Definitions) -> tuple[str, .
     systems = {
         event.system
         for event in events
-        if definitions.gated(event.system) or (isinstance(event.data, TimerFired) and event.data.kind == GATE_TIMER)
+        if definitions.gated(event.system) or (type(event.data) is TimerFired and event.data.kind == GATE_TIMER)
     }
     return tuple(sorted(systems))
 

@@ -19,7 +19,7 @@ from service.engine.counting import count_outcomes, count_rows
 from service.engine.definitions import Definitions
 from service.engine.gate import concerned
 from service.engine.outbox import Outbox
-from service.engine.reading import UNREADABLE, Arrived, addresses, from_delivery, from_signal, from_timer
+from service.engine.reading import UNREADABLE, Arrived, from_delivery, from_signal, from_timer
 from service.engine.settle import bury_poison, settle
 from service.engine.work import Work
 from service.errors import Conflict, LostLease, Misconfigured, RelightError, Transient, Unavailable
@@ -221,10 +221,11 @@ class Intake:
         )
 
     def _timer_event(self, timer: TimerRow, now: datetime) -> Arrived:
-        system = timer.instance.split("/")[1]
         data = TimerFired(instance=timer.instance, entry=timer.entry, kind=timer.kind)
         name = f"{timer.instance}:{timer.entry}:{timer.kind}:{timer.due_at.isoformat()}"
-        return from_timer(timer, system, Event(name, "relight/timers", "timer.fired", system, data, now))
+        system = timer.instance.split("/")[1]
+        event = Event(name, "relight/timers", "timer.fired", system, data, now)
+        return from_timer(timer, event, self._definitions)
 
     async def _together(self, arrived: Sequence[Arrived], now: datetime, tried: dict[EventKey, int]) -> None:
         if not arrived and not self._outbox.has_sent:
@@ -313,8 +314,8 @@ class Intake:
     async def _prepare(self, arrived: Sequence[Arrived], now: datetime) -> Prepared:
         events = [one.event for one in arrived if one.event is not None]
         instances: dict[InstanceId, None] = {}
-        for event in events:
-            instances.update(dict.fromkeys(addresses(event, self._definitions)))
+        for one in arrived:
+            instances.update(dict.fromkeys(one.meant))
         keys = [one.key for one in arrived if one.kept_in_inbox or one.rejected is not None]
         if not keys and not instances:
             return Prepared({}, {})

@@ -26,6 +26,8 @@ class Arrived:
     body_hash: bytes
     event: Event | None
     rejected: Rejected | None
+    meant: tuple[InstanceId, ...] = ()
+    """The instances that the event means, whether they exist or not."""
     delivery: Delivery | None = None
     signal: Signal | None = None
     timer: TimerRow | None = None
@@ -69,7 +71,8 @@ def from_delivery(delivery: Delivery, definitions: Definitions, at: datetime) ->
         key = EventKey(found.source, found.id) if found.source and found.id else EventKey(UNREADABLE, digest.hex())
         return Arrived(key, digest, None, found, delivery=delivery)
     event = event_of(found.envelope, found.kind.name, found.data, at, delivery.user, local=False)
-    return Arrived(EventKey(event.source, event.id), digest, event, None, delivery=delivery)
+    key = EventKey(event.source, event.id)
+    return Arrived(key, digest, event, None, addresses(event, definitions), delivery=delivery)
 
 
 def from_signal(signal: Signal, definitions: Definitions, at: datetime) -> Arrived:
@@ -83,12 +86,13 @@ def from_signal(signal: Signal, definitions: Definitions, at: datetime) -> Arriv
         key = EventKey(found.source or UNREADABLE, found.id or digest.hex())
         return Arrived(key, digest, None, found, signal=signal)
     event = event_of(found.envelope, found.kind.name, found.data, at, signal.user, local=signal.local)
-    return Arrived(EventKey(event.source, event.id), digest, event, None, signal=signal)
+    key = EventKey(event.source, event.id)
+    return Arrived(key, digest, event, None, addresses(event, definitions), signal=signal)
 
 
-def from_timer(timer: TimerRow, system: str, event: Event) -> Arrived:
+def from_timer(timer: TimerRow, event: Event, definitions: Definitions) -> Arrived:
     """A due time that has come; `event` is the timer.fired made of it."""
-    return Arrived(EventKey(event.source, event.id), b"", event, None, timer=timer)
+    return Arrived(EventKey(event.source, event.id), b"", event, None, addresses(event, definitions), timer=timer)
 
 
 def event_of(
@@ -113,16 +117,14 @@ def event_of(
 
 def addresses(event: Event, definitions: Definitions) -> tuple[InstanceId, ...]:
     """Every instance that the event means, of whatever machine; the system in the id must be the event's."""
-    if isinstance(event.data, ChecklistSigned):
+    if type(event.data) is ChecklistSigned:
         # Whatever machine the run is of: no table decides about a signature.
-        found = {InstanceId(event.data.instance): None}
-        return tuple(i for i in found if i.split("/")[1:2] == [event.system] and definitions.machine_of(i) is not None)
-    found = dict.fromkeys(
-        instance for machine in definitions.machines.values() if (instance := machine.address(event)) is not None
-    )
+        found = [InstanceId(event.data.instance)]
+    else:
+        found = [i for machine in definitions.machines.values() if (i := machine.address(event)) is not None]
     return tuple(i for i in found if i.split("/")[1:2] == [event.system] and definitions.machine_of(i) is not None)
 
 
 def component_of(event: Event) -> str | None:
     """The component that an answer speaks for; authority to answer is the component's own."""
-    return event.data.component if isinstance(event.data, ParticipantAnswered) else None
+    return event.data.component if type(event.data) is ParticipantAnswered else None

@@ -8,7 +8,7 @@ from schemas.envelope import Rejected
 from schemas.events import EVENTS, ChecklistSigned, OperationRequested
 from service.engine import gate, notices
 from service.engine.decide import Outcome, decide, refuse
-from service.engine.reading import UNREADABLE, Arrived, addresses, component_of
+from service.engine.reading import UNREADABLE, Arrived, component_of
 from service.engine.records import keepable
 from service.engine.work import Work
 from service.ports import DeadLetter, EventKey, InboxRow
@@ -41,7 +41,7 @@ def settle(work: Work, arrived: Arrived, known: Mapping[EventKey, InboxRow], see
 
 
 def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
-    meant = tuple(i for i in addresses(event, work.definitions) if work.exists(i) or not _names(event, i))
+    meant = tuple(i for i in arrived.meant if work.exists(i) or not _names(event, i))
     if not meant:
         reason = f"no instance of {event.system} is meant by this relight.{event.name}"
         bury(work, arrived, Rejected((reason,), event.system, event.source, event.id, f"relight.{event.name}"), 1)
@@ -57,7 +57,7 @@ def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
     for instance in meant:
         if forbidden is not None:
             outcomes[instance] = refuse(work, instance, event, (Reason(forbidden),))
-        elif isinstance(event.data, OperationRequested):
+        elif type(event.data) is OperationRequested:
             why = gate.take_in(work, work.live(instance, event.system), event, event.data, arrived.body)
             outcomes[instance] = Outcome.ABSORBED if why is None else refuse(work, instance, event, (why,))
         else:
@@ -69,7 +69,7 @@ def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
 
 def _names(event: Event, instance: InstanceId) -> bool:
     """Whether the event itself says the instance's id: an act or an answer is for one that is there, and makes none."""
-    return isinstance(event.data, ChecklistSigned) or carried(instance.split("/", 1)[0], event) == instance
+    return type(event.data) is ChecklistSigned or carried(instance.split("/", 1)[0], event) == instance
 
 
 def bury(work: Work, arrived: Arrived, why: Rejected, attempts: int) -> None:

@@ -38,6 +38,12 @@ from service.ports import (
     Token,
 )
 
+NO_WAITS = (None,) * 4
+"""No dwell and no deadline, neither by the table nor by the snapshot."""
+
+UNKNOWN = Loaded(None)
+"""What the store has of an instance that is not in it."""
+
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """A log row after which the snapshot is as before, but for its seq and its chain head."""
 
@@ -69,7 +75,7 @@ class Live:
         if not state.resting or self.steps or state.steps or WAIVERS in here.data:
             return True
         waits = (state.dwell, state.deadline, here.dwell_until, here.deadline_at)
-        return any(wait is not None for wait in waits)
+        return waits != NO_WAITS
 
     def commands(self, row: StepRow | None = None) -> tuple[str, ...]:
         """The commands that end a wait: about the step that is waited for, then about the instance."""
@@ -93,6 +99,8 @@ class Live:
 
     def facts(self) -> tuple[StepFact, ...]:
         """The steps as guards see them, in the order of their positions."""
+        if not self.steps:
+            return ()
         rows = sorted(self.steps.values(), key=lambda row: (row.planned.position, row.key.name))
         return tuple(StepFact(row.planned, row.status, row.attempt, row.result, row.error) for row in rows)
 
@@ -127,7 +135,7 @@ class Work:
 
     def exists(self, instance: InstanceId) -> bool:
         """Whether the instance is in the store, or began in this batch."""
-        return instance in self._live or self._loaded.get(instance, Loaded(None)).snapshot is not None
+        return instance in self._live or self._loaded.get(instance, UNKNOWN).snapshot is not None
 
     def live(self, instance: InstanceId, system: str) -> Live:
         """The instance as of now in this batch; a new one stands in its machine's initial state with seq 0.
@@ -135,22 +143,21 @@ class Work:
         Raises Misconfigured when it stands on a machine version or configuration that this replica does not have: no
         event is to blame for that, and another replica may have it.
         """
-        if instance not in self._live:
-            loaded = self._loaded.get(instance, Loaded(None))
-            snapshot = loaded.snapshot or self._first(instance, system)
-            if (lacking := self.definitions.lacks(snapshot)) is not None:
-                raise Misconfigured((lacking,))
-            configuration = self.definitions.configuration(snapshot.config_hash)
-            chart = self.definitions.chart(snapshot.machine, snapshot.machine_version)
-            live = Live(snapshot, loaded.steps, chart=chart, system=configuration)
-            if live.resting or snapshot.entry == 0:
-                # At rest nothing binds the instance to what it left with: it decides with what is current.
-                live.system = self.definitions.systems[system]
-                live.chart = self.definitions.chart(
-                    snapshot.machine, self.definitions.machines[snapshot.machine].version
-                )
-            self._live[instance] = live
-        return self._live[instance]
+        if (known := self._live.get(instance)) is not None:
+            return known
+        loaded = self._loaded.get(instance, UNKNOWN)
+        snapshot = loaded.snapshot or self._first(instance, system)
+        if (lacking := self.definitions.lacks(snapshot)) is not None:
+            raise Misconfigured((lacking,))
+        configuration = self.definitions.configuration(snapshot.config_hash)
+        chart = self.definitions.chart(snapshot.machine, snapshot.machine_version)
+        live = Live(snapshot, loaded.steps, chart=chart, system=configuration)
+        if live.resting or snapshot.entry == 0:
+            # At rest nothing binds the instance to what it left with: it decides with what is current.
+            live.system = self.definitions.systems[system]
+            live.chart = self.definitions.chart(snapshot.machine, self.definitions.machines[snapshot.machine].version)
+        self._live[instance] = live
+        return live
 
     def _first(self, instance: InstanceId, system: str) -> Snapshot:
         machine = self.definitions.machine_of(instance)

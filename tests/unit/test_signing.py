@@ -10,7 +10,7 @@ from schemas.base import Closed
 from schemas.events import ChecklistSigned, RestartRequested
 from service.cli.sign import item
 from service.engine.decide import Outcome
-from service.engine.reading import Arrived
+from service.engine.reading import Arrived, addresses
 from service.engine.settle import settle
 from service.errors import RelightError
 from service.ports import EventKey, Token
@@ -103,7 +103,8 @@ def test_system_that_was_never_restarted_has_nothing_to_sign() -> None:
 def arrived(desk: Desk, user: str, data: Closed) -> str:
     """As it comes from the broker, which verified the user."""
     event = Event(f"by-{user}", "desk", "checklist.signed", "metrics", data, desk.work.now, user=user)
-    return settle(desk.work, Arrived(EventKey("desk", event.id), b"", event, None), {}, {})
+    meant = addresses(event, desk.work.definitions)
+    return settle(desk.work, Arrived(EventKey("desk", event.id), b"", event, None, meant), {}, {})
 
 
 def test_who_may_act_may_sign_and_nobody_else_and_a_run_that_is_not_there_is_signed_by_nobody() -> None:
