@@ -217,7 +217,7 @@ def test_content_header_is_read_whatever_other_properties_stand_around_the_user(
         app_id="app",
     )
     content = read_content(ContentHeader(body_size=size, properties=properties).marshal())
-    assert (content.size, content.content_type, content.user) == (size, "text/plain", user)
+    assert content == (size, "text/plain", user)
 
 
 def test_packed_message_is_byte_for_byte_what_pamqp_would_send() -> None:
@@ -236,12 +236,11 @@ def test_packed_message_is_byte_for_byte_what_pamqp_would_send() -> None:
         ContentBody(body[92:]),
     ]
     expected = b"".join(pamqp.frame.marshal(frame, 3) for frame in frames)
-    assert pack(3, 100, "relight.commands", "a.b.c", "id", body, mandatory=True, expiration=1500) == expected
+    packed = pack(3, 100, "relight.commands", "a.b.c", "id", body, mandatory=True, expiration=1500)
+    assert b"".join(packed) == expected
 
 
 def test_deliver_method_is_read_like_pamqp_reads_it() -> None:
     method = spec.Basic.Deliver("relight.unrouted", 2**40, True, "relight.events", "metrics.restart.requested")
     payload = pamqp.frame.marshal(method, 1)[7:-1]
-    delivered = read_deliver(payload)
-    assert (delivered.consumer, delivered.tag) == ("relight.unrouted", 2**40)
-    assert (delivered.redelivered, delivered.routing_key) == (True, "metrics.restart.requested")
+    assert read_deliver(payload) == ("relight.unrouted", 2**40, True, "metrics.restart.requested")

@@ -131,6 +131,42 @@ def test_numbers_of_an_events_way_move() -> None:
     assert all(value(name, **labels) > was for (name, labels), was in zip(names, before, strict=True))
 
 
+def test_each_row_is_counted_by_its_own_verdict_up_to_the_one_that_waits() -> None:
+    class Choosy:
+        """Refuses `b` and `d`; the straight way is open to `b` alone."""
+
+        async def publish(self, messages: Sequence[OutMessage], **_: Any) -> tuple[Sent, ...]:
+            refused = {"relight.status": "bd", "": "d"}
+            return tuple(Sent.NACKED if one.message_id in refused[one.exchange] else Sent.CONFIRMED for one in messages)
+
+    def counted() -> dict[str, float]:
+        return {
+            verdict: metrics.REGISTRY.get_sample_value("relight_published_total", {"result": verdict}) or 0.0
+            for verdict in ("confirmed", "nacked", "returned")
+        }
+
+    before = counted()
+
+    async def story() -> int:
+        clock = VirtualClock()
+        store = MemoryStore(clock)
+        ownership = await store.acquire(0, "one", timedelta(seconds=60))
+        assert ownership is not None
+        rows = tuple(OutMessage("relight.status", "metrics.x", name, "{}") for name in "abcde")
+        ids = await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows))
+        outbox = Outbox(store, Choosy(), ownership, clock)
+        task = asyncio.create_task(outbox.run())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        assert outbox.take_sent() == (ids[0], ids[2])
+        return len(store.tables.undelivered)
+
+    assert virtual.run(story()) == 1
+    assert {name: value - before[name] for name, value in counted().items()} == {
+        "confirmed": 2, "nacked": 2, "returned": 0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("call", ["unsent", "undeliverable"])
 def test_outbox_waits_when_the_database_refuses_in_passing(call: str) -> None:
     """Found by `relight simulate --seed 22`: the owner broke and gave its shard up."""

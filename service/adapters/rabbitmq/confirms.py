@@ -71,8 +71,9 @@ class ConfirmChannel(Channel):
         Raises ValueError for a name AMQP cannot carry; then nothing was numbered.
         """
         frame_max = self.connection.connection_tune.frame_max or FRAME_MAX
-        payload = b"".join(
-            pack(
+        parts: list[bytes] = []
+        for message in messages:
+            parts += pack(
                 self.number,
                 frame_max,
                 message.exchange,
@@ -82,13 +83,11 @@ class ConfirmChannel(Channel):
                 mandatory=mandatory,
                 expiration=expiration,
             )
-            for message in messages
-        )
         waiting = Waiting(messages)
-        for index in range(len(messages)):
-            self._sent += 1
-            self._outstanding[self._sent] = (waiting, index)
-        return waiting, payload
+        first = self._sent + 1
+        self._sent += len(messages)
+        self._outstanding |= {first + index: (waiting, index) for index in range(len(messages))}
+        return waiting, b"".join(parts)
 
     def give_up(self, why: Unavailable) -> None:
         """Nothing more will be heard: every waiting batch learns it."""
@@ -105,7 +104,7 @@ class ConfirmChannel(Channel):
         verdict = Sent.CONFIRMED if isinstance(frame, commands.Basic.Ack) else Sent.NACKED
         if getattr(frame, "multiple", False):
             last = number or self._sent
-            for each in list(takewhile(lambda one: one <= last, self._outstanding)):
+            for each in list(takewhile(last.__ge__, self._outstanding)):
                 self._settle(each, verdict)
         else:
             self._settle(number, verdict)

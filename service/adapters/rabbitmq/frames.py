@@ -6,7 +6,6 @@ again, on the same message. Source of the layout: AMQP 0-9-1 specification, sect
 """
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 
 import pamqp.frame
@@ -24,15 +23,16 @@ PERSISTENT = 2
 
 _HEAD = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
-_SHORT, _LONG, _TAG = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">QB")
+_HEAD_AND_CONTENT = struct.Struct(">BHIHHQH")
+_SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
+_TAG = struct.Struct(">QBB")
+"""Delivery tag, redelivered, and the length of the exchange's name."""
 
-# Property flags in the order the properties follow each other, with what must be skipped to pass one.
-_TYPE, _DELIVERY_MODE, _EXPIRATION, _ID, _USER, _APP = 1 << 15, 1 << 12, 1 << 8, 1 << 7, 1 << 4, 1 << 3
-_TABLES, _OCTETS, _STAMPS = frozenset({13}), frozenset({12, 11}), frozenset({6})
-
-
-def _frame(kind: int, channel: int, payload: bytes) -> bytes:
-    return b"".join((_HEAD.pack(kind, channel, len(payload)), payload, END))
+# Flags of the properties, which follow each other in the order of these.
+_TYPE, _MODE, _EXPIRATION, _ID, _USER, _APP = 1 << 15, 1 << 12, 1 << 8, 1 << 7, 1 << 4, 1 << 3
+_NAME, _TABLE = 0, -1
+_BETWEEN = tuple(zip(range(14, 4, -1), (_NAME, _TABLE, 1, 1, _NAME, _NAME, _NAME, _NAME, 8, _NAME), strict=True))
+"""What may stand between content_type and user_id: by the bit of its flag, how many bytes it has."""
 
 
 def _short(text: str) -> bytes:
@@ -50,7 +50,9 @@ def _publish(channel: int, exchange: str, routing_key: str, mandatory: bool) -> 
 
 
 _TYPE_AND_MODE = _short(CONTENT_TYPE) + bytes((PERSISTENT,))
-_RELIGHT = _short("relight")
+_APP_AND_END = _short("relight") + END
+_ALWAYS = _CONTENT.size + len(_APP_AND_END) - len(END)
+"""Bytes that each content header has beside its other properties."""
 
 
 def pack(
@@ -63,81 +65,71 @@ def pack(
     *,
     mandatory: bool,
     expiration: int | None = None,
-) -> bytes:
-    """One message as frames. `frame_max` is the negotiated frame size in bytes, `expiration` in milliseconds.
+) -> list[bytes]:
+    """One message as frames, in pieces: a batch is joined once, and its bodies are copied once.
 
-    Raises ValueError for a name that AMQP cannot carry.
+    `frame_max` is the negotiated frame size in bytes, `expiration` in milliseconds. Raises ValueError for a name that
+    AMQP cannot carry.
     """
-    flags = _TYPE | _DELIVERY_MODE | _ID | _APP
-    expires = b""
+    flags, properties = _TYPE | _MODE | _ID | _APP, _TYPE_AND_MODE
     if expiration is not None:
         flags |= _EXPIRATION
-        expires = _short(str(expiration))
-    content = _CONTENT.pack(60, 0, len(body), flags) + _TYPE_AND_MODE + expires + _short(message_id) + _RELIGHT
-    parts = [_publish(channel, exchange, routing_key, mandatory), _frame(HEADER, channel, content)]
+        properties += _short(str(expiration))
+    properties += _short(message_id)
+    head = _HEAD_AND_CONTENT.pack(HEADER, channel, _ALWAYS + len(properties), 60, 0, len(body), flags)
+    parts = [_publish(channel, exchange, routing_key, mandatory), head, properties, _APP_AND_END]
     size = frame_max - FRAME_OVERHEAD
-    parts.extend(_frame(BODY, channel, body[at : at + size]) for at in range(0, len(body), size))
-    return b"".join(parts)
+    # Nearly every body is one frame, and then it is not copied; an empty one is none.
+    pieces = (body,) if 0 < len(body) <= size else [body[at : at + size] for at in range(0, len(body), size)]
+    for piece in pieces:
+        parts += (_HEAD.pack(BODY, channel, len(piece)), piece, END)
+    return parts
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """The parts of a basic.deliver that Relight uses."""
-
-    consumer: str
-    tag: int
-    redelivered: bool
-    routing_key: str
+Delivered = tuple[str, int, bool, str]
+"""Of a basic.deliver: consumer tag, delivery tag, whether it is redelivered, routing key."""
+Content = tuple[int, str | None, str | None]
+"""Of a content header: size of the body in bytes, content_type, user_id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """The parts of a content header that Relight uses. `size` is the body's, in bytes."""
-
-    size: int
-    content_type: str | None
-    user: str | None
-
-
+@lru_cache(maxsize=4096)
 def _text(data: bytes) -> str:
-    # Bytes that are no UTF-8 stay visible and can be stored, logged and published: `a\\xffb`.
+    # What is read here repeats: consumer tags, routing keys, users; each has 255 bytes at most. Bytes that are no UTF-8
+    # stay visible and can be stored, logged and published: `a\\xffb`.
     return data.decode("utf-8", "backslashreplace")
 
 
 def read_deliver(payload: bytes) -> Delivered:
     """A basic.deliver from a method frame's payload (class and method first)."""
     at = 5 + payload[4]
-    tag, redelivered = _TAG.unpack_from(payload, at)
-    consumer = _text(payload[5:at])
-    at += _TAG.size
-    at += 1 + payload[at]  # the exchange
-    return Delivered(consumer, tag, bool(redelivered & 1), _text(payload[at + 1 : at + 1 + payload[at]]))
+    tag, redelivered, exchange = _TAG.unpack_from(payload, at)
+    key = at + _TAG.size + exchange
+    return _text(payload[5:at]), tag, redelivered & 1 == 1, _text(payload[key + 1 : key + 1 + payload[key]])
+
+
+@lru_cache(maxsize=256)
+def _passed(flags: int) -> tuple[int, ...]:
+    # Publishers set the same few properties in all that they send.
+    return tuple(width for bit, width in _BETWEEN if flags & 1 << bit)
 
 
 def read_content(payload: bytes) -> Content:
     """A content header frame's payload; everything but content_type and user_id is passed over unread."""
     _, _, size, flags = _CONTENT.unpack_from(payload)
-    if not flags & (_TYPE | _USER):
-        return Content(size, None, None)
-    at, word = _CONTENT.size, flags
+    content_type, at, word = None, _CONTENT.size, flags
     while word & 1:
         (word,) = _SHORT.unpack_from(payload, at)
         at += 2
-    content_type: str | None = None
-    for bit in range(15, 3, -1):
-        if not flags & (1 << bit):
-            continue
-        if bit in _OCTETS:
-            at += 1
-        elif bit in _STAMPS:
-            at += 8
-        elif bit in _TABLES:
+    if flags & _TYPE:
+        end = at + 1 + payload[at]
+        content_type, at = _text(payload[at + 1 : end]), end
+    if not flags & _USER:
+        return size, content_type, None
+    for width in _passed(flags):
+        if width == _NAME:
+            at += 1 + payload[at]
+        elif width == _TABLE:
             at += 4 + _LONG.unpack_from(payload, at)[0]
         else:
-            text = payload[at + 1 : at + 1 + payload[at]]
-            at += 1 + payload[at]
-            if bit == 15:
-                content_type = _text(text)
-            elif bit == 4:
-                return Content(size, content_type, _text(text))
-    return Content(size, content_type, None)
+            at += width
+    return size, content_type, _text(payload[at + 1 : at + 1 + payload[at]])

@@ -33,8 +33,9 @@ async def told(
     mark = _mark(clock.now())
     arriving: asyncio.Queue[tuple[int, str, bytes]] = asyncio.Queue()
 
-    def receive(delivered: Delivered, _: Content, body: bytes) -> None:
-        arriving.put_nowait((delivered.tag, delivered.routing_key, body))
+    def receive(delivered: Delivered, content: Content, body: bytes) -> None:
+        _, tag, _, routing_key = delivered
+        arriving.put_nowait((tag, routing_key, body))
 
     async with opened_channel(link, await link.up(CONNECT_TIMEOUT), receive) as channel:
         try:

@@ -12,6 +12,7 @@ from schemas.events import Lane
 from service.adapters.rabbitmq.connection import CLOSE_TIMEOUT, FIRST_PAUSE, LONGEST_PAUSE, Link, Say, ask, explain
 from service.adapters.rabbitmq.frames import Content, Delivered
 from service.adapters.rabbitmq.names import consumed
+from service.adapters.rabbitmq.tap import OnMessage
 from service.errors import Misconfigured, Unavailable
 from service.ports import Clock, Delivery
 from service.timeouts import time_limit
@@ -157,26 +158,18 @@ class Consumer:
         why = closing.exception() if closing.done() and not closing.cancelled() else None
         return explain(why) if why is not None else "the channel ended"
 
-    def _receiver(self, number: int) -> Callable[[Delivered, Content, bytes], None]:
+    def _receiver(self, number: int) -> OnMessage:
         lane, buffer, arrived = self.lane, self.buffer, self._arrived
 
         def receive(delivered: Delivered, content: Content, body: bytes) -> None:
             if self._number != number or self._channel is None:
                 return
-            buffer.append(
-                Delivery(
-                    lane=lane,
-                    channel=number,
-                    tag=delivered.tag,
-                    queue=delivered.consumer,
-                    routing_key=delivered.routing_key,
-                    body=body,
-                    user=content.user,
-                    redelivered=delivered.redelivered,
-                    content_type=content.content_type,
-                )
-            )
-            arrived()
+            if not buffer:
+                # Whoever waits does so only while nothing is here.
+                arrived()
+            consumer, tag, redelivered, routing_key = delivered
+            _, content_type, user = content
+            buffer.append(Delivery(lane, number, tag, consumer, routing_key, body, user, redelivered, content_type))
 
         return receive
 
@@ -263,12 +256,13 @@ class RabbitLanes:
         return tuple(taken)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        for lane in self._lanes:
-            highest: dict[int, int] = {}
-            for delivery in deliveries:
-                if delivery.lane is lane.lane:
-                    highest[delivery.channel] = max(delivery.tag, highest.get(delivery.channel, 0))
-            for number, tag in highest.items():
+        highest: dict[int, int] = {}
+        for delivery in deliveries:
+            if delivery.tag > highest.get(delivery.channel, 0):
+                highest[delivery.channel] = delivery.tag
+        for number, tag in highest.items():
+            # No two channels have the same number: the other lane passes this one's over.
+            for lane in self._lanes:
                 await lane.ack(number, tag)
 
     def pause(self) -> None:

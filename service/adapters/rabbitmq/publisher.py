@@ -61,7 +61,7 @@ class BatchPublisher:
         for channel, waiting in batches:
             await self._wait(channel, waiting.done)
         verdicts = tuple(verdict for _, waiting in batches for verdict in waiting.verdicts)
-        if any(
+        if Sent.RETURNED in verdicts and any(
             verdict is Sent.RETURNED and message.exchange == OPERATIONS_EXCHANGE
             for message, verdict in zip(messages, verdicts, strict=True)
         ):

@@ -97,8 +97,9 @@ class RabbitStatusReader:
         link = self._link("replaying")
         inbox: asyncio.Queue[tuple[int, str, bytes]] = asyncio.Queue()
 
-        def receive(delivered: Delivered, _: Content, body: bytes) -> None:
-            inbox.put_nowait((delivered.tag, delivered.routing_key, body))
+        def receive(delivered: Delivered, content: Content, body: bytes) -> None:
+            _, tag, _, routing_key = delivered
+            inbox.put_nowait((tag, routing_key, body))
 
         async with running(link.run()), opened_channel(link, await link.up(CONNECT_TIMEOUT), receive) as channel:
             try:
@@ -194,8 +195,9 @@ class _Watcher:
         channel.on_consumer_cancel_callbacks.add(lambda _: over.set())
         await over.wait()
 
-    def _receive(self, delivered: Delivered, _: Content, body: bytes) -> None:
-        notification = (delivered.routing_key, body)
+    def _receive(self, delivered: Delivered, content: Content, body: bytes) -> None:
+        *_, routing_key = delivered
+        notification = (routing_key, body)
         if self._held is None:
             self._hand_out(notification, known=True)
         else:

@@ -16,6 +16,7 @@ from yarl import URL
 from service.adapters.rabbitmq.frames import (
     BODY,
     DELIVER,
+    FRAME_OVERHEAD,
     HEADER,
     METHOD,
     Content,
@@ -37,13 +38,14 @@ OnMessage = Callable[[Delivered, Content, bytes], None]
 class _Incoming:
     """The message that is arriving on one channel: its frames come in order, but other channels' come in between."""
 
-    __slots__ = ("body", "content", "delivered", "on_message")
+    __slots__ = ("content", "delivered", "missing", "on_message", "pieces")
 
     def __init__(self, on_message: OnMessage) -> None:
         self.on_message = on_message
         self.delivered: Delivered | None = None
         self.content: Content | None = None
-        self.body = bytearray()
+        self.pieces: list[bytes] = []
+        self.missing = 0
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Whether the frame belonged to a delivery; then nobody else needs it."""
@@ -51,17 +53,19 @@ class _Incoming:
             if not payload.startswith(DELIVER):
                 return False
             self.delivered, self.content = read_deliver(payload), None
-            self.body.clear()
             return True
-        if self.delivered is None:
+        delivered = self.delivered
+        if delivered is None:
             return False
         if kind == HEADER:
-            self.content = read_content(payload)
+            self.content, self.pieces = read_content(payload), []
+            self.missing = self.content[0]
         elif kind == BODY:
-            self.body += payload
-        if self.content is not None and len(self.body) >= self.content.size:
-            delivered, self.delivered = self.delivered, None
-            self.on_message(delivered, self.content, bytes(self.body))
+            self.missing -= len(payload)
+            self.pieces.append(payload)
+        if self.content is not None and self.missing <= 0:
+            self.delivered = None
+            self.on_message(delivered, self.content, b"".join(self.pieces))
         return True
 
 
@@ -71,7 +75,10 @@ class Tap:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._channels: dict[int, _Incoming] = {}
-        self._raw = bytearray()
+        self._rest = bytearray()
+        """The beginning of a frame that has not arrived whole."""
+        self._wanted = _HEAD.size
+        """How many bytes the rest must have before it says more."""
         self._through = bytearray()
 
     def listen(self, channel: int, on_message: OnMessage) -> None:
@@ -83,7 +90,7 @@ class Tap:
         self._channels.pop(channel, None)
 
     def at_eof(self) -> bool:
-        return not self._through and not self._raw and self._reader.at_eof()
+        return not self._through and not self._rest and self._reader.at_eof()
 
     async def readexactly(self, size: int) -> bytes:
         """Bytes for aiormq. Raises asyncio.IncompleteReadError when the peer has closed."""
@@ -91,8 +98,7 @@ class Tap:
             data = await self._reader.read(READ_BYTES)
             if not data:
                 raise asyncio.IncompleteReadError(bytes(self._through), size)
-            self._raw += data
-            if self._cut():
+            if self._cut(data):
                 # aiormq judges by the frames it sees whether the connection lives, and a server that delivers all
                 # the time sends no heartbeats of its own.
                 self._through += _HEARTBEAT
@@ -106,26 +112,33 @@ class Tap:
         self._through.clear()
         return taken
 
-    def _cut(self) -> bool:
+    def _cut(self, data: bytes) -> bool:
         """Sorts the whole frames that have arrived; whether any was a delivery's."""
-        raw, at, tapped = self._raw, 0, False
+        raw, tapped = data, False
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return False
+            raw = bytes(self._rest)
         if raw.startswith(_GREETING):
             self._through += raw
-            raw.clear()
+            self._rest.clear()
             return False
-        end = len(raw)
-        while end - at >= _HEAD.size:
-            kind, channel, size = _HEAD.unpack_from(raw, at)
-            after = at + size + 8
+        channels, unpack, head = self._channels, _HEAD.unpack_from, _HEAD.size
+        at, end, self._wanted = 0, len(raw), head
+        while end - at >= head:
+            kind, channel, size = unpack(raw, at)
+            after = at + size + FRAME_OVERHEAD
             if after > end:
+                self._wanted = after - at
                 break
-            incoming = self._channels.get(channel)
-            if incoming is not None and incoming.take(kind, bytes(raw[at + 7 : after - 1])):
+            incoming = channels.get(channel)
+            if incoming is not None and incoming.take(kind, raw[at + head : after - 1]):
                 tapped = True
             else:
                 self._through += raw[at:after]
             at = after
-        del raw[:at]
+        self._rest[:] = raw[at:]
         return tapped
 
 

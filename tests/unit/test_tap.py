@@ -1,0 +1,122 @@
+"""What arrives on a connection, sorted: deliveries to whom they belong, everything else to aiormq. No server."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pamqp.frame
+import pytest
+from pamqp import commands
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+from service.adapters.rabbitmq.frames import read_content
+from service.adapters.rabbitmq.tap import Tap
+
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+LANE, OTHER_LANE, PUBLISHING = 1, 2, 3
+
+
+class Pieces:
+    """A socket's reader from which the bytes come in these pieces."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._left = list(pieces)
+
+    async def read(self, _: int = -1) -> bytes:
+        return self._left.pop(0) if self._left else b""
+
+    def at_eof(self) -> bool:
+        return not self._left
+
+
+def message(channel: int, tag: int, body: bytes, frame: int = 100_000) -> list[bytes]:
+    properties = commands.Basic.Properties(content_type="text/plain", message_id=str(tag), user_id="bench")
+    frames = [
+        commands.Basic.Deliver(f"queue-{channel}", tag, tag % 2 == 0, "relight.events", f"s{tag}.restart.requested"),
+        ContentHeader(body_size=len(body), properties=properties),
+        *(ContentBody(body[at : at + frame]) for at in range(0, len(body), frame)),
+    ]
+    return [pamqp.frame.marshal(one, channel) for one in frames]
+
+
+async def sorted_out(pieces: list[bytes]) -> tuple[dict[int, list[Any]], bytes]:
+    """What each tapped channel got, and what aiormq got of it all."""
+    tap = Tap(Pieces(pieces))  # type: ignore[arg-type]
+    got: dict[int, list[Any]] = {LANE: [], OTHER_LANE: []}
+    for channel, messages in got.items():
+        tap.listen(channel, lambda *parts, messages=messages: messages.append(parts))
+    through = b""
+    while True:
+        try:
+            through += await tap.readexactly(1)
+        except asyncio.IncompleteReadError:
+            return got, through
+
+
+def mixed(random_: random.Random, streams: list[list[bytes]]) -> Iterator[bytes]:
+    """Frames of several channels between each other, in order on each."""
+    left = [list(stream) for stream in streams if stream]
+    while left:
+        stream = random_.choice(left)
+        yield stream.pop(0)
+        left = [one for one in left if one]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_however_the_bytes_are_cut_each_gets_what_is_its_own(seed: int) -> None:
+    random_ = random.Random(seed)
+    bodies = {
+        channel: [random_.randbytes(random_.choice((0, 1, 50, 99, 100, 101, 350))) for _ in range(12)]
+        for channel in (LANE, OTHER_LANE)
+    }
+    lanes = [
+        [frame for tag, body in enumerate(bodies[channel], 1) for frame in message(channel, tag, body, 100)]
+        for channel in bodies
+    ]
+    confirms = [pamqp.frame.marshal(commands.Basic.Ack(number, number % 3 == 0), PUBLISHING) for number in range(1, 30)]
+    # A method that is no delivery, on a channel of deliveries, is aiormq's as well.
+    answers = pamqp.frame.marshal(commands.Basic.QosOk(), LANE)
+    data = answers + b"".join(mixed(random_, [*lanes, confirms]))
+    cuts = sorted(random_.sample(range(1, len(data)), random_.choice((0, 3, 40, 400))))
+    got, through = await sorted_out([data[at:to] for at, to in zip([0, *cuts], [*cuts, len(data)], strict=True)])
+    for channel, expected in bodies.items():
+        assert got[channel] == [
+            (
+                (f"queue-{channel}", tag, tag % 2 == 0, f"s{tag}.restart.requested"),
+                (len(body), "text/plain", "bench"),
+                body,
+            )
+            for tag, body in enumerate(expected, 1)
+        ]
+    assert through.replace(HEARTBEAT, b"") == answers + b"".join(confirms)
+
+
+async def test_message_of_many_reads_is_whole_and_keeps_the_connection_alive() -> None:
+    body = bytes(range(256)) * 4000
+    data = b"".join(message(LANE, 1, body, frame=131_064))
+    got, through = await sorted_out([data[at : at + 1000] for at in range(0, len(data), 1000)])
+    assert [one[2] for one in got[LANE]] == [body]
+    assert through.startswith(HEARTBEAT), "aiormq must see that the server lives"
+    assert through.replace(HEARTBEAT, b"") == b""
+
+
+async def test_peer_that_speaks_no_amqp_is_heard_by_aiormq() -> None:
+    _, through = await sorted_out([b"AMQP", b"\x00\x00\x09\x01"])
+    assert through.startswith(b"AMQP")
+
+
+PROPERTIES: dict[str, Any] = {
+    "content_type": "text/plain", "content_encoding": "gzip", "headers": {"a": [1, {"b": "c"}], "x": 5},
+    "delivery_mode": 2, "priority": 3, "correlation_id": "c" * 255, "reply_to": "", "expiration": "60000",
+    "message_id": "id", "message_type": "t", "user_id": "svc-deploy", "app_id": "app",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_user_and_content_type_are_found_between_any_other_properties(seed: int) -> None:
+    random_ = random.Random(seed)
+    chosen = {name: value for name, value in PROPERTIES.items() if random_.random() < 0.6}
+    header = ContentHeader(body_size=seed, properties=commands.Basic.Properties(**chosen))
+    assert read_content(header.marshal()) == (seed, chosen.get("content_type"), chosen.get("user_id"))
