@@ -23,10 +23,8 @@ READY_WITHIN = 120.0
 class Serve:
     """One replica."""
 
-    def __init__(
-        self, place: Place, systems: Path, *, replica: int = 0, shards: int = 1, more: Mapping[str, str] | None = None
-    ) -> None:
-        """`more`: environment variables beside the usual ones."""
+    def __init__(self, place: Place, systems: Path, *, replica: int = 0, more: Mapping[str, str] | None = None) -> None:
+        """`more`: environment variables beside the usual ones. What is not named is as by default."""
         self.place = place
         self.log = place.folder / f"serve{replica}.log"
         self._systems = systems
@@ -36,7 +34,6 @@ class Serve:
             RELIGHT_AMQP_URL=place.amqp_url,
             RELIGHT_HOME=str(place.folder / f"home{replica}"),
             RELIGHT_HTTP_PORT=self._health.rsplit(":", 1)[1],
-            RELIGHT_SHARDS=str(shards),
             # Nothing of the benchmark's systems is to be done to the world: nobody serves any place of theirs.
             RELIGHT_PLACES="bench",
             RELIGHT_LOG_FORMAT="json",

@@ -70,10 +70,10 @@ async def warm(ground: Ground, sizes: Sizes) -> tuple[Track, Path]:
     return track, files
 
 
-async def settle(track: Track, files: Path, shards: int = 1) -> None:
+async def settle(track: Track, files: Path) -> None:
     """All systems registered and at rest, all instances begun; serve is stopped afterwards."""
     place, instances = track.place, track.instances
-    serve = Serve(place, files, shards=shards)
+    serve = Serve(place, files)
     async with Tables(place.postgres_url) as tables, serving(serve):
         await at_rest(track, tables, serve)
         said, wave = await tables.said(), track.wave(instances.count)
