@@ -102,6 +102,16 @@ async def test_message_of_many_reads_is_whole_and_keeps_the_connection_alive() -
     assert through.replace(HEARTBEAT, b"") == b""
 
 
+@pytest.mark.parametrize(("every", "times"), [(0.0, 5), (3600.0, 1)])
+async def test_server_that_only_delivers_is_seen_to_live_now_and_then(
+    every: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.adapters.rabbitmq.tap.ALIVE", every)
+    got, through = await sorted_out([b"".join(message(LANE, tag, b"body")) for tag in range(1, 6)])
+    assert len(got[LANE]) == 5
+    assert through == HEARTBEAT * times
+
+
 async def test_peer_that_speaks_no_amqp_is_heard_by_aiormq() -> None:
     _, through = await sorted_out([b"AMQP", b"\x00\x00\x09\x01"])
     assert through.startswith(b"AMQP")

@@ -28,6 +28,10 @@ from service.adapters.rabbitmq.frames import (
 READ_BYTES = 256 * 1024
 """How much is read from the socket at once."""
 
+ALIVE = 0.5
+"""Seconds after which aiormq is told again that the server lives; it gives up on one that was silent for three beats.
+Telling it with every read took a third of the 11 microseconds that a message cost which came alone."""
+
 _HEAD = struct.Struct(">BHI")
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 _GREETING = b"AMQP"
@@ -80,6 +84,8 @@ class Tap:
         self._wanted = _HEAD.size
         """How many bytes the rest must have before it says more."""
         self._through = bytearray()
+        self._told = float("-inf")
+        """When aiormq last heard of a delivery."""
 
     def listen(self, channel: int, on_message: OnMessage) -> None:
         """From now on the deliveries of this channel go to `on_message`, which must not raise."""
@@ -98,9 +104,11 @@ class Tap:
             data = await self._reader.read(READ_BYTES)
             if not data:
                 raise asyncio.IncompleteReadError(bytes(self._through), size)
-            if self._cut(data):
+            # By the loop's time, as aiormq counts the silence.
+            if self._cut(data) and (now := asyncio.get_running_loop().time()) >= self._told + ALIVE:
                 # aiormq judges by the frames it sees whether the connection lives, and a server that delivers all
                 # the time sends no heartbeats of its own.
+                self._told = now
                 self._through += _HEARTBEAT
         taken = bytes(self._through[:size])
         del self._through[:size]
