@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from machines.model import InstanceId
+from schemas.base import Json
 from schemas.sharding import shard_of
 from service.errors import Conflict, LostLease, Poison
 from service.ports import DeadLetter, NewSignal, SnapshotWrite, Token, epoch_of
@@ -145,12 +146,46 @@ async def test_a_new_and_a_known_instance_move_in_one_batch(kept: Kept) -> None:
     assert [row.seq for row in await kept.store.history(LIFECYCLE, after_seq=1, limit=2)] == [2, 3]
 
 
-@pytest.mark.parametrize("guilty", ["record", "data", "event"])
+async def test_a_row_keeps_a_time_that_is_not_the_batchs(kept: Kept) -> None:
+    owner = await kept.owner()
+    known, new = snapshot(1), snapshot(1, ALERT, entered_at=NOW - MINUTE)
+    await kept.store.commit(owner.moved(1, snapshot=known))
+    moved = snapshot(2, entered_at=NOW + MINUTE)
+    both = (SnapshotWrite(moved, 1), SnapshotWrite(new, 0))
+    rows = (log(2, at=NOW + MINUTE), log(1, ALERT, at=NOW - MINUTE))
+    await kept.store.commit(owner.batch(log=rows, snapshots=both))
+    found = await kept.store.prepare(0, [], [LIFECYCLE, ALERT], [])
+    assert [found.instances[one].snapshot for one in (LIFECYCLE, ALERT)] == [moved, new]
+    assert await kept.store.history(LIFECYCLE) == (log(1), rows[0])
+    assert await kept.store.history(ALERT) == (rows[1],)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"since": None, "rows": [1.0, None, {"deep": True}]},
+        {"count": 2**70, "largest": 2**64 - 1, "smallest": -(2**63)},
+        {"note": "half \ud800 of a pair"},
+        {"note": 'a\x00b "null" \x1b', "tiny": 5e-324, "large": 1e22},
+    ],
+    ids=["nulls", "large numbers", "a lone surrogate", "odd texts"],
+)
+async def test_data_comes_back_as_it_was(kept: Kept, data: dict[str, Json]) -> None:
+    owner = await kept.owner()
+    await kept.store.commit(owner.moved(1, snapshot=snapshot(1, data=data)))
+    found = (await kept.store.prepare(0, [], [LIFECYCLE], [])).instances[LIFECYCLE].snapshot
+    assert found == snapshot(1, data=data)
+    assert found is not None
+    assert [type(value) for value in found.data.values()] == [type(value) for value in data.values()]
+
+
+@pytest.mark.parametrize("guilty", ["record", "data", "infinity", "event"])
 async def test_what_no_column_takes_is_poison_and_writes_nothing(kept: Kept, guilty: str) -> None:
     owner = await kept.owner()
     batch = {
         "record": owner.moved(1, log=(log(1, record="a\x00b"),)),
         "data": owner.moved(1, snapshot=snapshot(1, data={"value": float("nan")})),
+        "infinity": owner.moved(1, snapshot=snapshot(1, data={"since": None, "values": [1.5, float("-inf")]})),
         "event": owner.moved(1, inbox=(inbox("a\x00b"),)),
     }[guilty]
     with pytest.raises(Poison):

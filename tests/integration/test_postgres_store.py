@@ -11,7 +11,7 @@ import pytest
 from machines.model import StepStatus
 from schemas.sharding import shard_of
 from service.adapters.postgres import PostgresStore, migrate
-from service.errors import Misconfigured
+from service.errors import Misconfigured, Unavailable
 from service.ports import NewSignal, Observation, StepChange
 from tests.contract.rows import ALERT, LIFECYCLE, MINUTE, NOW, Owner, event, log, out, says, snapshot, step, timer
 
@@ -52,6 +52,17 @@ async def test_the_log_only_grows(store: PostgresStore, sql: Any, statement: str
     await store.commit((await owner_of(store)).moved(1))
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
         await sql.execute(statement.format("relight.log"))
+    assert await store.history(LIFECYCLE) == (log(1),)
+
+
+async def test_a_schema_restored_in_place_takes_batches_again(url: str, store: PostgresStore, sql: Any) -> None:
+    await store.commit((await owner_of(store)).moved(1))
+    await sql.execute("DROP SCHEMA relight CASCADE")
+    await migrate(url)
+    owner = await owner_of(store)
+    with pytest.raises(Unavailable):
+        await store.commit(owner.moved(1))
+    await store.commit(owner.moved(1))
     assert await store.history(LIFECYCLE) == (log(1),)
 
 

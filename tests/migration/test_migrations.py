@@ -86,12 +86,23 @@ async def test_a_database_of_a_later_version_is_refused_once_it_lost_something(p
 
 
 async def test_what_removes_waits_for_the_deployment(postgres_url: str, sql: Any) -> None:
-    wanted = (*ALL, extra("9997_pre_one", "SELECT 1"), extra("9998_post_two", "SELECT 2"), extra("9999_pre_three"))
+    added = [one for one in ALL if one.phase is Phase.PRE]
+    wanted = (*added, extra("9997_pre_one", "SELECT 1"), extra("9998_post_two", "SELECT 2"), extra("9999_pre_three"))
     applied = await migrate(postgres_url, known=wanted, until=Phase.PRE)
-    assert applied == (*(one.name for one in ALL), "9997_pre_one")
+    assert applied == (*(one.name for one in added), "9997_pre_one")
     with pytest.raises(Misconfigured, match="9999_pre_three"):
         await check(sql, known=wanted)
     assert await migrate(postgres_url, known=wanted) == ("9998_post_two", "9999_pre_three")
+
+
+async def test_batches_are_taken_as_columns_too_until_the_version_that_says_them_as_rows_is_deployed(
+    postgres_url: str, sql: Any
+) -> None:
+    parameters = "SELECT pronargs FROM pg_proc WHERE proname = 'commit' ORDER BY pronargs"
+    await migrate(postgres_url, until=Phase.PRE)
+    assert [row[0] for row in await sql.fetch(parameters)] == [11, 51]
+    await migrate(postgres_url)
+    assert [row[0] for row in await sql.fetch(parameters)] == [11]
 
 
 async def test_a_migration_that_fails_leaves_nothing_of_itself(postgres_url: str, sql: Any) -> None:

@@ -1,4 +1,8 @@
-"""A batch as the parameters of the function `relight.commit`: columns as arrays, the rare rest as JSON."""
+"""A batch as the parameters of the function `relight.commit`: rows as tuples in arrays, the rare rest as JSON.
+
+asyncpg asks of each element of an array whether it is one more dimension of it. A tuple is a row of a composite type:
+it is asked about once.
+"""
 
 import base64
 import json
@@ -6,56 +10,47 @@ from collections.abc import Mapping, Sequence, Sized
 from datetime import datetime
 
 from machines.model import StepStatus
-from service.adapters.postgres.rows import dump, dump_planned, optional_dump, readable
+from service.adapters.postgres.rows import dump, dump_planned, optional_dump, quick_dump, readable
 from service.errors import Poison
 from service.ports import Batch, DeadLetter, GateChange, HeldRow, StepChange, StepRow, TimerRow
 
-Columns = tuple[list[object], ...]
 Fields = dict[str, object]
 
 
 def parameters(batch: Batch) -> tuple[object, ...]:
-    """In the order of the function's signature. Raises Poison for what JSON cannot say."""
+    """In the order of the function's signature, and each row in that of its type (`relight.new_log` and the others).
+
+    A moment that is the batch's own is left out. Raises Poison for what JSON cannot say.
+    """
+    at = batch.at
     return (
         batch.shard,
         batch.token,
-        batch.at,
-        *_columns(
-            4, [(row.key.source, row.key.id, row.body_hash, dump(dict(row.outcomes))) for row in batch.inbox]
-        ),
-        *_columns(
-            18,
-            [
-                (
-                    row.instance, row.epoch, row.seq, row.kind, row.at, row.state_from, row.state_to,
-                    row.event.source, row.event.id, row.event_type, row.user, row.causation, row.correlation,
-                    row.machine_version, row.config_hash, row.record, row.previous, row.hash,
-                )
-                for row in batch.log
-            ],
-        ),
-        *_columns(
-            15,
-            [
-                (
-                    new.instance, new.system, new.machine, new.machine_version, new.config_hash, new.epoch, new.seq,
-                    new.state, new.entry, new.entered_at, new.dwell_until, new.deadline_at, dump(new.data), new.hash,
-                    write.expected_seq,
-                )
-                for write in batch.snapshots
-                for new in (write.snapshot,)
-            ],
-        ),
-        *_columns(4, [(out.exchange, out.routing_key, out.message_id, out.body) for out in batch.outbox]),
+        at,
+        [(row.key.source, row.key.id, row.body_hash, quick_dump(dict(row.outcomes))) for row in batch.inbox],
+        [
+            (
+                row.instance, row.epoch, row.seq, row.kind, None if row.at == at else row.at, row.state_from,
+                row.state_to, row.event.source, row.event.id, row.event_type, row.user, row.causation, row.correlation,
+                row.machine_version, row.config_hash, row.record, row.previous, row.hash,
+            )
+            for row in batch.log
+        ],
+        [
+            (
+                new.instance, new.system, new.machine, new.machine_version, new.config_hash, new.epoch, new.seq,
+                new.state, new.entry, None if new.entered_at == at else new.entered_at, new.dwell_until,
+                new.deadline_at, quick_dump(new.data), new.hash, write.expected_seq,
+            )
+            for write in batch.snapshots
+            for new in (write.snapshot,)
+        ],
+        [(out.exchange, out.routing_key, out.message_id, out.body) for out in batch.outbox],
         batch.signals_done,
         batch.sent,
-        *_columns(4, [(seen.instance, seen.minute, seen.count, seen.total) for seen in batch.observations]),
+        [(seen.instance, seen.minute, seen.count, seen.total) for seen in batch.observations],
         _rest(batch),
     )  # fmt: skip
-
-
-def _columns(width: int, rows: list[tuple[object, ...]]) -> Columns:
-    return tuple(map(list, zip(*rows, strict=True))) if rows else ([],) * width
 
 
 def _rest(batch: Batch) -> str | None:

@@ -23,7 +23,9 @@ that is missing: while somebody restores it, waiting is right."""
 CONTENT_CLASSES = frozenset({"22", "23", "54"})
 """Data that no column takes, constraints, and sizes beyond what a row or an index holds."""
 
-ENDS_CONNECTION = frozenset({"08", "57"})
+ENDS_CONNECTION = frozenset({"08", "57", "XX"})
+"""Internal errors too: a statement that was prepared before the schema was restored in place looks for types that are
+gone, for as long as its connection lasts."""
 
 
 def translate(error: BaseException) -> RelightError | None:

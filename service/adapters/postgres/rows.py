@@ -2,8 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
+
+import orjson
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from schemas.base import Json
@@ -33,6 +37,17 @@ _MICROSECOND = timedelta(microseconds=1)
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 """Made once: `json.dumps` makes one for each text."""
 
+_READ = json.JSONDecoder().raw_decode
+"""`json.loads` of a text that begins and ends with its value, as those of `dump` do, in half its time."""
+
+_AS_JSON_SAYS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+"""Dates and dataclasses are no JSON for orjson either."""
+
+_FIELDS = tuple(field.name for field in fields(Snapshot))
+_DATA = _FIELDS.index("data")
+_SNAPSHOT = itemgetter(*_FIELDS)
+"""The columns are named like the fields: found by their names, in one call instead of fourteen."""
+
 
 def dump(value: Mapping[str, Json]) -> str:
     """JSON text, the same for the same value. Raises Poison for what JSON cannot say (NaN, infinity)."""
@@ -40,6 +55,19 @@ def dump(value: Mapping[str, Json]) -> str:
         return _ENCODER.encode(value)
     except (TypeError, ValueError) as error:
         raise Poison(f"a value cannot be stored as JSON: {error}") from error
+
+
+def quick_dump(value: Mapping[str, Json]) -> str:
+    """JSON text of the same value in a fifth of the time, for what each event stores. Raises Poison like `dump`.
+
+    The text may differ from `dump`'s (é is no \\u00e9): only for what nobody compares as text.
+    """
+    try:
+        text = orjson.dumps(value, option=_AS_JSON_SAYS)
+    except TypeError:
+        return dump(value)  # longer than 64 bits, no UTF-8, or nothing that JSON can say
+    # orjson writes NaN and infinity as null; where there is none, there were none of them.
+    return dump(value) if b"null" in text else text.decode()
 
 
 def optional_dump(value: Mapping[str, Json] | None) -> str | None:
@@ -52,22 +80,9 @@ def readable(text: str) -> str:
 
 
 def snapshot(row: Row) -> Snapshot:
-    return Snapshot(
-        instance=InstanceId(row["instance"]),
-        system=row["system"],
-        machine=row["machine"],
-        machine_version=row["machine_version"],
-        config_hash=row["config_hash"],
-        epoch=row["epoch"],
-        seq=row["seq"],
-        state=row["state"],
-        entry=row["entry"],
-        entered_at=row["entered_at"],
-        dwell_until=row["dwell_until"],
-        deadline_at=row["deadline_at"],
-        data=json.loads(row["data"]),
-        hash=row["hash"],
-    )
+    values = list(_SNAPSHOT(row))
+    values[_DATA], _ = _READ(values[_DATA])
+    return Snapshot(*values)
 
 
 def held(row: Row) -> HeldRow:

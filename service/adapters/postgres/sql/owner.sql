@@ -92,9 +92,7 @@ SELECT
 
 -- commit --
 -- Writes one micro-batch: see the function.
-SELECT relight.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-    $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44,
-    $45, $46, $47, $48, $49, $50, $51);
+SELECT relight.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- count_attempt --
 -- One more attempt at an event that is tried alone; no row when the lease was lost.
