@@ -100,14 +100,16 @@ class OwnerSide:
         steps: dict[str, list[StepRow]] = {}
         for row in found["steps"]:
             steps.setdefault(row["instance"], []).append(rows.step(row))
-        snapshots = {row["instance"]: rows.snapshot(row) for row in found["instances"]}
+        snapshots = {one.instance: one for one in map(rows.snapshot, found["instances"])}
         runs: dict[str, dict[InstanceId, str]] = {system: {} for system in systems}
         for row in found["live_runs"]:
             runs[row["system"]][InstanceId(row["instance"])] = row["state"]
         return Prepared(
             known={row.key: row for row in map(rows.inbox, found["known"])},
             instances={
-                instance: Loaded(snapshots.get(instance), in_order(steps.get(instance, []))) for instance in wanted
+                # Few instances have steps: nothing is sorted for the others.
+                instance: Loaded(snapshots.get(instance), in_order(steps[instance]) if instance in steps else ())
+                for instance in wanted
             },
             live_runs=runs,
             gates=rows.gates(found["gates"], found["overdue"]) if gates else {},
