@@ -7,7 +7,7 @@ envelope's rules: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/sp
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
 from pydantic_core import from_json
 
 from schemas.base import NAME_PATTERN, Closed, Json, Moment
@@ -44,7 +44,8 @@ class CloudEvent(BaseModel):
     causationid: Annotated[str, Field(max_length=700)] | None = None
     correlationid: Annotated[str, Field(max_length=700)] | None = None
     causationdepth: Annotated[int, Field(ge=0, le=1000)] = 0
-    data: dict[str, Json]
+    data: dict[str, SkipValidation[Json]]
+    """Its values as they were parsed, and so JSON already: what they must be, the model of the event's type says."""
 
 
 @record

@@ -333,13 +333,12 @@ class System(Closed):
             return None
         if user is None:
             return f"the event carries no verified user; set the AMQP property user_id ({right} is guarded by allow:)"
-        key, names = self._allowed(right)
+        names = self._named(right)
         if names is not None:
-            return (
-                None
-                if user in names
-                else f"{user} may not {right} {self.system}; {key} names {', '.join(names) or 'nobody'}"
-            )
+            if user in names:
+                return None
+            key = "gate.from" if right is Right.OPERATE else f"allow.{right}"
+            return f"{user} may not {right} {self.system}; {key} names {', '.join(names) or 'nobody'}"
         match right:
             case Right.OBSERVE | Right.OPERATE:
                 return None
@@ -350,15 +349,14 @@ class System(Closed):
                 why = f"allow.{right} is not set, so only the local command line may"
                 return f"{user} may not {right} {self.system}; {why}"
 
-    def _allowed(self, right: Right) -> tuple[str, list[str] | None]:
-        """The key of the file that guards `right`, and whom it names; None when it is absent."""
-        match right:
-            case Right.APPROVE:
-                return "allow.approve", self.allow.approve.by if self.allow.approve is not None else None
-            case Right.OPERATE:
-                return "gate.from", self.gate.from_ if self.gate is not None else None
-            case _:
-                return f"allow.{right}", getattr(self.allow, right.value)
+    def _named(self, right: Right) -> list[str] | None:
+        """Whom the file names for `right`; None when its key is absent."""
+        if right is Right.APPROVE:
+            return self.allow.approve.by if self.allow.approve is not None else None
+        if right is Right.OPERATE:
+            return self.gate.from_ if self.gate is not None else None
+        named: list[str] | None = getattr(self.allow, right)
+        return named
 
     def config_hash(self) -> str:
         """SHA-256 (hex) of the canonical text of this configuration."""

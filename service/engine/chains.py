@@ -37,8 +37,7 @@ def kept(event: Event, snapshot: Snapshot) -> Mapping[str, Json]:
     """What a move on `event` changes of the chain: an event from outside begins another one, or none."""
     if type(event.data) in _INSIDE:
         return {}
+    if not (event.depth or event.correlation or event.traceparent):
+        return {CHAIN: None} if CHAIN in snapshot.data else {}
     chain: dict[str, Json] = {"depth": event.depth, "correlation": event.correlation, "traceparent": event.traceparent}
-    given: dict[str, Json] = {key: value for key, value in chain.items() if value}
-    if given:
-        return {CHAIN: given}
-    return {CHAIN: None} if CHAIN in snapshot.data else {}
+    return {CHAIN: {key: value for key, value in chain.items() if value}}

@@ -144,8 +144,9 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         work.timer(live, "completed", work.now)
     if after.deadline_at is not None:
         work.timer(live, "deadline", after.deadline_at)
-    for step, every in repeats(state, live.system):
-        work.timer(live, f"{AGAIN}{step.name}", work.now + every)
+    if state.steps:
+        for step, every in repeats(state, live.system):
+            work.timer(live, f"{AGAIN}{step.name}", work.now + every)
     set_ends(work, live)
     if state.asks is not None:
         asked = state.asks(after.data)
