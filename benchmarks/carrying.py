@@ -59,7 +59,7 @@ class Carrying:
 
     async def one(self, arriving: bytes, notifications: Sequence[OutMessage], shares: Sequence[int]) -> list[float]:
         """One batch; the seconds of each part."""
-        first, feed = self._carried + 1, self._link.wire.reader.feed_data
+        first, feed = self._carried + 1, self._link.wire.tap.feed_data
         confirms = confirmed(self._channel.number, first, shares)
         self._carried += len(notifications)
         marks = [time.process_time()]

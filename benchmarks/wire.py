@@ -43,14 +43,13 @@ class Wire(TransportFactory):
     """Both ends of a socket that is none: what aiormq writes is answered at once."""
 
     def __init__(self) -> None:
-        self.reader = asyncio.StreamReader(limit=1 << 24)
-        self.tap = Tap(self.reader)
+        self.tap = Tap()
         self.transport = self
         self.consumed: dict[str, int] = {}
         """The channel that consumes each queue."""
 
     async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return cast("asyncio.StreamReader", self.tap), cast("asyncio.StreamWriter", self)
+        return self.tap, cast("asyncio.StreamWriter", self)
 
     def write(self, data: bytes) -> None:
         """As StreamWriter's."""
@@ -68,7 +67,7 @@ class Wire(TransportFactory):
             at += size + 8
 
     def _answer(self, channel: int, frame: Frame) -> None:
-        self.reader.feed_data(pamqp.frame.marshal(frame, channel))
+        self.tap.feed_data(pamqp.frame.marshal(frame, channel))
 
     async def drain(self) -> None:
         """Everything is taken."""
@@ -80,14 +79,14 @@ class Wire(TransportFactory):
         return False
 
     def is_closing(self) -> bool:
-        return self.reader.at_eof()
+        return self.tap.at_eof()
 
     def close(self) -> None:
-        self.reader.feed_eof()
+        self.tap.feed_eof()
 
     def abort(self) -> None:
         """Of the transport, which this is as well."""
-        self.reader.feed_eof()
+        self.tap.feed_eof()
 
 
 class WiredLink(Link):

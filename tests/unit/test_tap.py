@@ -2,33 +2,32 @@
 
 import asyncio
 import random
+import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pamqp.frame
 import pytest
+from aiormq import AMQPConnectionError
+from aiormq.abc import SSLCerts
+from aiormq.connection import SSLContextProvider
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
+from yarl import URL
 
 from service.adapters.rabbitmq.frames import read_content
-from service.adapters.rabbitmq.tap import Tap
+from service.adapters.rabbitmq.tap import Tap, TappedTransport
 
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 LANE, OTHER_LANE, PUBLISHING = 1, 2, 3
-
-
-class Pieces:
-    """A socket's reader from which the bytes come in these pieces."""
-
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._left = list(pieces)
-
-    async def read(self, _: int = -1) -> bytes:
-        return self._left.pop(0) if self._left else b""
-
-    def at_eof(self) -> bool:
-        return not self._left
 
 
 def message(channel: int, tag: int, body: bytes, frame: int = 100_000) -> list[bytes]:
@@ -43,16 +42,15 @@ def message(channel: int, tag: int, body: bytes, frame: int = 100_000) -> list[b
 
 async def sorted_out(pieces: list[bytes]) -> tuple[dict[int, list[Any]], bytes]:
     """What each tapped channel got, and what aiormq got of it all."""
-    tap = Tap(Pieces(pieces))  # type: ignore[arg-type]
+    tap = Tap()
     got: dict[int, list[Any]] = {LANE: [], OTHER_LANE: []}
     for channel, messages in got.items():
         tap.listen(channel, lambda *parts, messages=messages: messages.append(parts))
-    through = b""
-    while True:
-        try:
-            through += await tap.readexactly(1)
-        except asyncio.IncompleteReadError:
-            return got, through
+    for piece in pieces:
+        tap.feed_data(piece)
+    tap.feed_eof()
+    tap.feed_eof()  # as asyncio says it, once for the end of what is read and once for the end of the connection
+    return got, await tap.read()
 
 
 def mixed(random_: random.Random, streams: list[list[bytes]]) -> Iterator[bytes]:
@@ -112,9 +110,73 @@ async def test_server_that_only_delivers_is_seen_to_live_now_and_then(
     assert through == HEARTBEAT * times
 
 
+async def test_end_in_the_midst_of_a_frame_is_no_ordinary_end() -> None:
+    whole = pamqp.frame.marshal(commands.Basic.QosOk(), LANE)
+    assert await sorted_out([whole + whole[:9]]) == ({LANE: [], OTHER_LANE: []}, whole + whole[:9])
+
+
 async def test_peer_that_speaks_no_amqp_is_heard_by_aiormq() -> None:
     _, through = await sorted_out([b"AMQP", b"\x00\x00\x09\x01"])
     assert through.startswith(b"AMQP")
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+async def test_socket_is_opened_as_the_url_says_and_read_through_the_tap(scheme: str, tmp_path: Path) -> None:
+    secured, trusting = certified(tmp_path)
+
+    async def deliver(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"".join(message(LANE, 1, b"body")) + pamqp.frame.marshal(commands.Basic.QosOk(), LANE))
+        await writer.drain()
+        writer.close()
+
+    got: list[bytes] = []
+    server = await asyncio.start_server(deliver, "127.0.0.1", 0, ssl=secured if scheme == "amqps" else None)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        transport = TappedTransport()
+        url = URL(f"{scheme}://127.0.0.1:{port}")
+        reader, writer = await transport.create(url, ssl_context_provider=provider(trusting))
+        assert transport.tap is reader
+        transport.tap.listen(LANE, lambda _, __, body: got.append(body))
+        writer.write(b".")
+        rest = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert got == [b"body"]
+    assert rest.replace(HEARTBEAT, b"") == pamqp.frame.marshal(commands.Basic.QosOk(), LANE)
+
+
+async def test_refused_connection_is_an_error_of_aiormqs() -> None:
+    with pytest.raises(AMQPConnectionError):
+        await TappedTransport().create(URL("amqp://127.0.0.1:1"), ssl_context_provider=provider(None))
+
+
+def provider(context: ssl.SSLContext | None) -> SSLContextProvider:
+    """As aiormq's connection hands it to whoever opens its socket."""
+    certificates = SSLCerts(cert=None, key=None, capath=None, cafile=None, cadata=None, verify=True)
+    return SSLContextProvider(ssl_context=context, ssl_certs=certificates, loop=asyncio.get_running_loop())
+
+
+def certified(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context with a certificate for 127.0.0.1, and a client's that trusts it."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = folder / "server.pem"
+    file.write_bytes(private + pem)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cadata=pem.decode())
 
 
 PROPERTIES: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Takes deliveries out of a connection's bytes before aiormq sees them, and gives aiormq the rest. It never writes.
 
 aiormq reads each frame with three awaits, decodes all of it and starts a task a message; here a whole read of a socket
-is cut into frames at once, and no content of a message can end the connection.
+is cut into frames at once, and no content of a message can end the connection. Measured by `benchmarks.carrying`.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from aiormq import TransportFactory
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory
+from aiormq import AMQPConnectionError, TransportFactory
+from aiormq.connection import SSLContextProvider
 from yarl import URL
 
 from service.adapters.rabbitmq.frames import (
@@ -73,17 +73,19 @@ class _Incoming:
         return True
 
 
-class Tap:
-    """A StreamReader as far as aiormq uses one. Channels that are tapped deliver here; all else passes through."""
+class Tap(asyncio.StreamReader):
+    """What aiormq reads from. Deliveries of the channels that are tapped never get there; all else does.
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
+    They are taken while the loop hands over what the socket had, so that no task is woken for them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=READ_BYTES)
         self._channels: dict[int, _Incoming] = {}
         self._rest = bytearray()
         """The beginning of a frame that has not arrived whole."""
         self._wanted = _HEAD.size
         """How many bytes the rest must have before it says more."""
-        self._through = bytearray()
         self._told = float("-inf")
         """When aiormq last heard of a delivery."""
 
@@ -95,44 +97,28 @@ class Tap:
         """The channel is closed; its number may be used again."""
         self._channels.pop(channel, None)
 
-    def at_eof(self) -> bool:
-        return not self._through and not self._rest and self._reader.at_eof()
-
-    async def readexactly(self, size: int) -> bytes:
-        """Bytes for aiormq. Raises asyncio.IncompleteReadError when the peer has closed."""
-        while len(self._through) < size:
-            data = await self._reader.read(READ_BYTES)
-            if not data:
-                raise asyncio.IncompleteReadError(bytes(self._through), size)
-            # By the loop's time, as aiormq counts the silence.
-            if self._cut(data) and (now := asyncio.get_running_loop().time()) >= self._told + ALIVE:
-                # aiormq judges by the frames it sees whether the connection lives, and a server that delivers all
-                # the time sends no heartbeats of its own.
-                self._told = now
-                self._through += _HEARTBEAT
-        taken = bytes(self._through[:size])
-        del self._through[:size]
-        return taken
-
-    async def read(self, size: int = -1) -> bytes:
-        """What is left, for aiormq's message about a peer that speaks no AMQP."""
-        taken = bytes(self._through) or await self._reader.read(size)
-        self._through.clear()
-        return taken
-
-    def _cut(self, data: bytes) -> bool:
-        """Sorts the whole frames that have arrived; whether any was a delivery's."""
-        raw, tapped = data, False
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # a loop hands over nothing but bytes
+        """Called with each read of the socket."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self._wanted:
-                return False
-            raw = bytes(self._rest)
-        if raw.startswith(_GREETING):
-            self._through += raw
+                return
+            data = bytes(self._rest)
             self._rest.clear()
-            return False
+        if through := data if data.startswith(_GREETING) else self._cut(data):
+            super().feed_data(through)
+
+    def feed_eof(self) -> None:
+        """Called when the peer has closed. Half a frame is for aiormq, which says that the end was unexpected."""
+        if self._rest:
+            super().feed_data(bytes(self._rest))
+            self._rest.clear()
+        super().feed_eof()
+
+    def _cut(self, raw: bytes) -> bytes | bytearray:
+        """Sorts the whole frames that have arrived; what is left for aiormq."""
         channels, unpack, head = self._channels, _HEAD.unpack_from, _HEAD.size
+        through, tapped = bytearray(), False
         at, end, self._wanted = 0, len(raw), head
         while end - at >= head:
             kind, channel, size = unpack(raw, at)
@@ -144,24 +130,38 @@ class Tap:
             if incoming is not None and incoming.take(kind, raw[at + head : after - 1]):
                 tapped = True
             else:
-                self._through += raw[at:after]
+                through += raw[at:after]
             at = after
-        self._rest[:] = raw[at:]
-        return tapped
+        self._rest += raw[at:]
+        # By the loop's time, as aiormq counts the silence.
+        if tapped and (now := asyncio.get_running_loop().time()) >= self._told + ALIVE:
+            # aiormq judges by the frames it sees whether the connection lives, and a server that delivers all
+            # the time sends no heartbeats of its own.
+            self._told = now
+            through += _HEARTBEAT
+        return through
 
 
 class TappedTransport(TransportFactory):
-    """Opens the socket as aiormq would, TLS or not, and puts a Tap in front of what it reads."""
+    """Opens the socket as aiormq would, TLS or not, with a Tap for what it reads."""
 
     def __init__(self) -> None:
         self.tap: Tap | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        reader, writer = await factory.create(url, limit=READ_BYTES, **kwargs)
-        self.tap, self._writer = Tap(reader), writer
-        return self.tap, writer  # type: ignore[return-value]  # the three methods aiormq calls are all here
+        """Raises AMQPConnectionError."""
+        loop, tap = asyncio.get_running_loop(), Tap()
+        protocol = asyncio.StreamReaderProtocol(tap)
+        tls: SSLContextProvider = kwargs.pop("ssl_context_provider")
+        context = await tls.get_context() if url.scheme == "amqps" else None
+        host, port = url.host or "localhost", url.port or 5672  # aiormq has put a port there for either scheme
+        try:
+            transport, _ = await loop.create_connection(lambda: protocol, host, port, ssl=context, **kwargs)
+        except OSError as error:
+            raise AMQPConnectionError(*error.args) from error
+        self.tap, self._writer = tap, asyncio.StreamWriter(transport, protocol, tap, loop)
+        return tap, self._writer
 
     def abort(self) -> None:
         """Cuts the socket, whatever is still to be written."""
