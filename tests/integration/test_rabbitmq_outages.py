@@ -215,7 +215,8 @@ async def test_memory_alarm_blocks_the_publisher_until_it_ends_and_never_the_lan
 ) -> None:
     async with broker.publisher() as publisher, broker.lanes(0) as lanes:
         await publish_event(own_url, "metrics.metric.observed", b"m", "1")
-        await publisher.publish([numbered(1)])
+        # The broker is entered once it can consume; publishing has a connection of its own, which may come later.
+        await insist(publisher, [numbered(1)])
         await rabbit_server.ctl("set_vm_memory_high_watermark", "0.00001")
         try:
             await asyncio.sleep(0.5)
