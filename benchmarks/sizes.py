@@ -12,7 +12,7 @@ class Sizes:
     systems: int = 100
     alerts: int = 100
     """Of each system: `systems * alerts` instances."""
-    transitions: int = 20_000
+    transitions: int = 40_000
     live: int = 20_000
     absorbed: int = 10_000
     per_event_seconds: int = 5
