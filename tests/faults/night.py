@@ -109,6 +109,9 @@ class Night(Stage):
         assert self.process is not None
         try:
             while self.process.returncode is None and not (of_supervisor and self._deaths(place) > before):
+                for task in self._beside:
+                    if task.done():
+                        task.result()  # without who stands by and who tells, nothing would go on
                 if time.monotonic() - began > WITHIN:
                     raise AssertionError(f"not killed at {place}:{passage}; serve says:\n{self.last_words()}")
                 if stir is not None:
@@ -193,7 +196,8 @@ class Night(Stage):
             try:
                 if connection is None or connection.is_closed():
                     connection = await asyncpg.connect(self.postgres_url, timeout=10)
-                settled, state = await connection.fetchrow(f"{look} WHERE instance = $2", SOURCE, LIFECYCLE, timeout=10)
+                found = await connection.fetchrow(f"{look} WHERE instance = $2", SOURCE, LIFECYCLE, timeout=10)
+                settled, state = found or (0, None)  # serve is ready a little earlier than the system is known
                 self.load.held = self.load.confirmed - settled > WAITING
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection = None  # killed by the night: looked at again when it is back
