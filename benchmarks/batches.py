@@ -7,7 +7,7 @@ from benchmarks.waves import Wave
 from machines.model import InstanceId, Snapshot
 from schemas.events import Lane
 from service.engine.definitions import Definitions
-from service.engine.reading import from_delivery
+from service.engine.reading import from_delivery, meant
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.ports import Batch, Delivery, Loaded, Prepared, Token
@@ -36,11 +36,11 @@ def _batch(
 ) -> Batch:
     now = datetime.now(UTC)
     arrived = [from_delivery(delivery, definitions, now) for delivery in deliveries]
-    meant = {instance for one in arrived for instance in one.meant}
-    prepared = Prepared({}, {instance: Loaded(standing.get(instance)) for instance in meant})
+    addressed = meant(arrived, definitions)
+    prepared = Prepared({}, {instance: Loaded(standing.get(instance)) for its in addressed for instance in its})
     work = Work(prepared, definitions, epoch=1, now=now)
-    for one in arrived:
-        settle(work, one, {}, {})
+    for one, its in zip(arrived, addressed, strict=True):
+        settle(work, one, its, {}, {})
     batch = work.batch(0, token, ())
     if len(batch.log) != len(deliveries):
         raise ValueError(f"of {len(deliveries)} events only {len(batch.log)} were transitions")

@@ -25,7 +25,7 @@ from schemas.events import Lane
 from service.adapters.postgres.batch import parameters
 from service.adapters.systems import load_systems
 from service.engine.definitions import Definitions
-from service.engine.reading import from_delivery
+from service.engine.reading import from_delivery, meant
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.ports import Delivery, Loaded, Prepared, Token
@@ -76,11 +76,11 @@ def _one(deliveries: list[Delivery], definitions: Definitions, standing: dict[In
     marks = [time.process_time()]
     arrived = [from_delivery(delivery, definitions, now) for delivery in deliveries]
     marks.append(time.process_time())
-    meant = {instance: standing.get(instance, Loaded(None)) for one in arrived for instance in one.meant}
-    prepared = Prepared({}, meant)
+    addressed = meant(arrived, definitions)
+    prepared = Prepared({}, {instance: standing.get(instance, Loaded(None)) for its in addressed for instance in its})
     work = Work(prepared, definitions, epoch=1, now=now)
-    for one in arrived:
-        settle(work, one, {}, {})
+    for one, its in zip(arrived, addressed, strict=True):
+        settle(work, one, its, {}, {})
     marks.append(time.process_time())
     batch = work.batch(0, Token(1), ())
     marks.append(time.process_time())

@@ -23,7 +23,7 @@ from machines.registry import MACHINES
 from schemas.events import Lane
 from service.adapters.systems import load_systems
 from service.engine.definitions import Definitions
-from service.engine.reading import from_delivery
+from service.engine.reading import addresses, from_delivery
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.ports import Batch, Delivery, Loaded, OutMessage, Prepared, Token
@@ -76,13 +76,14 @@ class Naive:
         arrived = from_delivery(delivery, self._definitions, now)
         if arrived.event is None:
             raise ValueError(f"not an event: {arrived.rejected}")
-        (instance,) = arrived.meant
+        addressed = addresses(arrived.event, self._definitions)
+        (instance,) = addressed
         batch = None
         async with self._pool.acquire() as connection, connection.transaction():
             if not await connection.fetchval(HAS_OUTCOME, arrived.key.source, arrived.key.id):
                 loaded = Loaded(_snapshot(await connection.fetchrow(SNAPSHOT, instance)))
                 work = Work(Prepared({}, {instance: loaded}), self._definitions, epoch=1, now=now)
-                settle(work, arrived, {}, {})
+                settle(work, arrived, addressed, {}, {})
                 batch = work.batch(0, Token(0), ())
                 # The row of the event before: its notification is confirmed by now.
                 row = await self._write(connection, batch, self._sent.pop() if self._sent else 0)

@@ -19,7 +19,7 @@ from service.engine.counting import count_outcomes, count_rows
 from service.engine.definitions import Definitions
 from service.engine.gate import concerned
 from service.engine.outbox import Outbox
-from service.engine.reading import UNREADABLE, Arrived, from_delivery, from_signal, from_timer
+from service.engine.reading import UNREADABLE, Arrived, Meant, from_delivery, from_signal, from_timer, meant
 from service.engine.settle import bury_poison, settle
 from service.engine.work import Work
 from service.errors import Conflict, LostLease, Misconfigured, RelightError, Transient, Unavailable
@@ -225,7 +225,7 @@ class Intake:
         name = f"{timer.instance}:{timer.entry}:{timer.kind}:{timer.due_at.isoformat()}"
         system = timer.instance.split("/")[1]
         event = Event(name, "relight/timers", "timer.fired", system, data, now)
-        return from_timer(timer, event, self._definitions)
+        return from_timer(timer, event)
 
     async def _together(self, arrived: Sequence[Arrived], now: datetime, tried: dict[EventKey, int]) -> None:
         if not arrived and not self._outbox.has_sent:
@@ -279,7 +279,8 @@ class Intake:
     async def _known(self, arrived: Sequence[Arrived]) -> Collection[EventKey]:
         """Those that have outcomes. None, when one of them cannot even be asked about: each is tried by itself then."""
         try:
-            return (await self._prepare(arrived, self._clock.now())).known.keys()
+            addressed = meant(arrived, self._definitions)
+            return (await self._prepare(arrived, addressed, self._clock.now())).known.keys()
         except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # which one it is shows when each is alone
@@ -303,19 +304,20 @@ class Intake:
         metrics.EVENTS.labels(outcome="dead").inc()
 
     async def _commit(self, arrived: Sequence[Arrived], now: datetime) -> None:
-        prepared = await self._prepare(arrived, now)
+        addressed = meant(arrived, self._definitions)
+        prepared = await self._prepare(arrived, addressed, now)
         work = Work(prepared, self._definitions, epoch=self._epoch, now=now)
         seen: dict[EventKey, bytes] = {}
-        outcomes = [settle(work, one, prepared.known, seen) for one in arrived]
+        outcomes = [settle(work, one, its, prepared.known, seen) for one, its in zip(arrived, addressed, strict=True)]
         await self._write(work)
         metrics.BATCH_EVENTS.observe(len(arrived))
         count_outcomes(outcomes)
 
-    async def _prepare(self, arrived: Sequence[Arrived], now: datetime) -> Prepared:
+    async def _prepare(self, arrived: Sequence[Arrived], addressed: Sequence[Meant], now: datetime) -> Prepared:
         events = [one.event for one in arrived if one.event is not None]
         instances: dict[InstanceId, None] = {}
-        for one in arrived:
-            instances.update(dict.fromkeys(one.meant))
+        for its in addressed:
+            instances.update(dict.fromkeys(its))
         keys = [one.key for one in arrived if one.kept_in_inbox or one.rejected is not None]
         if not keys and not instances:
             return Prepared({}, {})

@@ -1,6 +1,7 @@
 """From what arrived to events: deliveries and signals in, events or rejections out. Pure; nothing is lost or raised."""
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 
 from machines.model import Event, InstanceId
@@ -14,6 +15,9 @@ from service.ports import Delivery, EventKey, Signal, TimerRow
 UNREADABLE = "relight.unreadable"
 """The source under which a body without readable source and id is kept; its id is the body's SHA-256."""
 
+Meant = tuple[InstanceId, ...]
+"""The instances that an event means, whether they exist or not."""
+
 SIGNALS = "relight.signals"
 """The source under which the attempts at a signal are counted; its id there is that of its row."""
 
@@ -26,8 +30,6 @@ class Arrived:
     body_hash: bytes
     event: Event | None
     rejected: Rejected | None
-    meant: tuple[InstanceId, ...] = ()
-    """The instances that the event means, whether they exist or not."""
     delivery: Delivery | None = None
     signal: Signal | None = None
     timer: TimerRow | None = None
@@ -71,8 +73,7 @@ def from_delivery(delivery: Delivery, definitions: Definitions, at: datetime) ->
         key = EventKey(found.source, found.id) if found.source and found.id else EventKey(UNREADABLE, digest.hex())
         return Arrived(key, digest, None, found, delivery=delivery)
     event = event_of(found.envelope, found.kind.name, found.data, at, delivery.user, local=False)
-    key = EventKey(event.source, event.id)
-    return Arrived(key, digest, event, None, addresses(event, definitions), delivery=delivery)
+    return Arrived(EventKey(event.source, event.id), digest, event, None, delivery=delivery)
 
 
 def from_signal(signal: Signal, definitions: Definitions, at: datetime) -> Arrived:
@@ -86,13 +87,12 @@ def from_signal(signal: Signal, definitions: Definitions, at: datetime) -> Arriv
         key = EventKey(found.source or UNREADABLE, found.id or digest.hex())
         return Arrived(key, digest, None, found, signal=signal)
     event = event_of(found.envelope, found.kind.name, found.data, at, signal.user, local=signal.local)
-    key = EventKey(event.source, event.id)
-    return Arrived(key, digest, event, None, addresses(event, definitions), signal=signal)
+    return Arrived(EventKey(event.source, event.id), digest, event, None, signal=signal)
 
 
-def from_timer(timer: TimerRow, event: Event, definitions: Definitions) -> Arrived:
+def from_timer(timer: TimerRow, event: Event) -> Arrived:
     """A due time that has come; `event` is the timer.fired made of it."""
-    return Arrived(EventKey(event.source, event.id), b"", event, None, addresses(event, definitions), timer=timer)
+    return Arrived(EventKey(event.source, event.id), b"", event, None, timer=timer)
 
 
 def event_of(
@@ -115,7 +115,7 @@ def event_of(
     )
 
 
-def addresses(event: Event, definitions: Definitions) -> tuple[InstanceId, ...]:
+def addresses(event: Event, definitions: Definitions) -> Meant:
     """Every instance that the event means, of whatever machine; the system in the id must be the event's."""
     if type(event.data) is ChecklistSigned:
         # Whatever machine the run is of: no table decides about a signature.
@@ -123,6 +123,11 @@ def addresses(event: Event, definitions: Definitions) -> tuple[InstanceId, ...]:
     else:
         found = [i for machine in definitions.machines.values() if (i := machine.address(event)) is not None]
     return tuple(i for i in found if i.split("/")[1:2] == [event.system] and definitions.machine_of(i) is not None)
+
+
+def meant(arrived: Sequence[Arrived], definitions: Definitions) -> list[Meant]:
+    """The addresses of each. Asked for where an event is decided: a machine that fails at one is that event's fault."""
+    return [addresses(one.event, definitions) if one.event is not None else () for one in arrived]
 
 
 def component_of(event: Event) -> str | None:

@@ -8,7 +8,7 @@ from schemas.envelope import Rejected
 from schemas.events import EVENTS, ChecklistSigned, OperationRequested
 from service.engine import gate, notices
 from service.engine.decide import Outcome, decide, refuse
-from service.engine.reading import UNREADABLE, Arrived, component_of
+from service.engine.reading import UNREADABLE, Arrived, Meant, component_of
 from service.engine.records import keepable
 from service.engine.work import Work
 from service.ports import DeadLetter, EventKey, InboxRow
@@ -17,8 +17,13 @@ NO_INSTANCE = "-"
 """Stands for the instance in the outcomes of an event that no instance took."""
 
 
-def settle(work: Work, arrived: Arrived, known: Mapping[EventKey, InboxRow], seen: dict[EventKey, bytes]) -> str:
-    """Gives the event its outcome (`duplicate` for one that has its outcomes already). `seen`: keys of this batch."""
+def settle(
+    work: Work, arrived: Arrived, meant: Meant, known: Mapping[EventKey, InboxRow], seen: dict[EventKey, bytes]
+) -> str:
+    """Gives the event its outcome (`duplicate` for one that has its outcomes already).
+
+    `meant` are its addresses; `seen` are the keys of this batch.
+    """
     if arrived.signal is not None:
         work.signal_done(arrived.signal.id)
     if arrived.timer is not None:
@@ -34,14 +39,14 @@ def settle(work: Work, arrived: Arrived, known: Mapping[EventKey, InboxRow], see
             return Outcome.DEAD
         seen[arrived.key] = arrived.body_hash
     if arrived.event is not None:
-        return _decide_all(work, arrived, arrived.event)
+        return _decide_all(work, arrived, arrived.event, meant)
     bury(work, arrived, arrived.rejected or Rejected(("no event and no reason",)), 1)
     work.settle_event(arrived.key, arrived.body_hash, {NO_INSTANCE: Outcome.DEAD})
     return Outcome.DEAD
 
 
-def _decide_all(work: Work, arrived: Arrived, event: Event) -> str:
-    meant = tuple(i for i in arrived.meant if work.exists(i) or not _names(event, i))
+def _decide_all(work: Work, arrived: Arrived, event: Event, addressed: Meant) -> str:
+    meant = tuple(i for i in addressed if work.exists(i) or not _names(event, i))
     if not meant:
         reason = f"no instance of {event.system} is meant by this relight.{event.name}"
         bury(work, arrived, Rejected((reason,), event.system, event.source, event.id, f"relight.{event.name}"), 1)

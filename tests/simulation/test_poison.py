@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from machines.model import StepStatus
+from machines.model import Event, InstanceId, StepStatus
 from machines.registry import MACHINES
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.store import MemoryStore
@@ -69,6 +70,31 @@ def told(story: Callable[[Desk], Coroutine[Any, Any, None]]) -> Desk:
         return desk
 
     return virtual.run(main())
+
+
+def failing_at(identity: str) -> Definitions:
+    """Definitions whose alerts fail at saying whom this event means."""
+    alert = MACHINES["alert"]
+
+    def address(event: Event) -> InstanceId | None:
+        if event.id == identity:
+            raise KeyError("no such part")
+        return alert.address(event)
+
+    return Definitions({**MACHINES, "alert": replace(alert, address=address)}, {"metrics": SYSTEM})
+
+
+def test_event_at_which_a_machine_fails_to_say_whom_it_means_is_buried_alone() -> None:
+    async def story(desk: Desk) -> None:
+        desk.definitions = failing_at("guilty")
+        for identity in ("before", "guilty", "behind"):
+            desk.put(identity)
+        await desk.serve()
+
+    desk = told(story)
+    assert [letter.event_id for letter in desk.store.tables.dead] == ["guilty"]
+    assert desk.outcomes("guilty") == {"-": "dead"}
+    assert [list(desk.outcomes(name)) for name in ("before", "behind")] == [["alert/metrics/memory"]] * 2
 
 
 def measured(identity: str, value: float = 95.0) -> NewSignal:

@@ -104,7 +104,7 @@ def arrived(desk: Desk, user: str, data: Closed) -> str:
     """As it comes from the broker, which verified the user."""
     event = Event(f"by-{user}", "desk", "checklist.signed", "metrics", data, desk.work.now, user=user)
     meant = addresses(event, desk.work.definitions)
-    return settle(desk.work, Arrived(EventKey("desk", event.id), b"", event, None, meant), {}, {})
+    return settle(desk.work, Arrived(EventKey("desk", event.id), b"", event, None), meant, {}, {})
 
 
 def test_who_may_act_may_sign_and_nobody_else_and_a_run_that_is_not_there_is_signed_by_nobody() -> None:
