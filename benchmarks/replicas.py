@@ -15,7 +15,7 @@ from benchmarks.waves import Instances
 from service.adapters.postgres import migrate
 
 SHARDS = 2
-"""As many as `serve` has by default: one for each replica."""
+TWO_SHARDS = {"RELIGHT_SHARDS": str(SHARDS)}
 
 OWNERS = "SELECT count(DISTINCT owner) FROM relight.shards WHERE until > clock_timestamp()"
 HELD = "SELECT count(*) FROM relight.shards WHERE until > clock_timestamp()"
@@ -27,14 +27,14 @@ async def prepare(ground: Ground, files: Path, sizes: Sizes) -> Track:
     place = await ground.place("two")
     await migrate(place.postgres_url)
     track = Track(place, Instances(sizes.systems, sizes.alerts))
-    await settle(track, files)
+    await settle(track, files, TWO_SHARDS)
     return track
 
 
 async def measure(track: Track, files: Path, sizes: Sizes) -> float:
     """Transitions a second of both together, from a producer that publishes as fast as the broker confirms."""
     place = track.place
-    first, second = (Serve(place, files, replica=number) for number in range(SHARDS))
+    first, second = (Serve(place, files, replica=number, more=TWO_SHARDS) for number in range(SHARDS))
     async with Tables(place.postgres_url) as tables, serving(first):
         await _until(tables, HELD, SHARDS)
         await second.start(ready=False)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,10 +70,10 @@ async def warm(ground: Ground, sizes: Sizes) -> tuple[Track, Path]:
     return track, files
 
 
-async def settle(track: Track, files: Path) -> None:
+async def settle(track: Track, files: Path, more: Mapping[str, str] | None = None) -> None:
     """All systems registered and at rest, all instances begun; serve is stopped afterwards."""
     place, instances = track.place, track.instances
-    serve = Serve(place, files)
+    serve = Serve(place, files, more=more)
     async with Tables(place.postgres_url) as tables, serving(serve):
         await at_rest(track, tables, serve)
         said, wave = await tables.said(), track.wave(instances.count)

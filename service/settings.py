@@ -105,9 +105,9 @@ class Servers(_Concern):
 class Engine(_Concern):
     """How the engine shares and paces its work."""
 
-    shards: Annotated[int, Field(ge=1, le=256)] = 2
-    """Default: 2. Slices of the systems, each with an owner: while PostgreSQL commits for one, the same process decides
-    for another; more let more replicas decide at once. The same on every replica."""
+    shards: Annotated[int, Field(ge=1, le=256)] = 1
+    """Default: 1. Slices of the systems, each with an owner: with two, one process decides for one while PostgreSQL
+    commits for the other, and two replicas may decide at once. The same on every replica."""
 
     lease: Annotated[Duration, _between(timedelta(seconds=2), timedelta(minutes=5))] = timedelta(seconds=10)
     """Default: 10s. How long an owner may decide without renewing: after a crash another takes over this much later."""

@@ -38,8 +38,6 @@ class Serving:
         self.program: tuple[str, ...] = ("-m", "service.cli")
         """What Python is told to run; another one may put something around the command line."""
         self.options: tuple[str, ...] = ()
-        self.shards: int | None = None
-        """Where a story tells of the one shard that two replicas strive for; None: as many as there are by default."""
         self.log = folder / "serve.log"
         self.process: asyncio.subprocess.Process | None = None
         self.health = f"http://127.0.0.1:{free_port()}"
@@ -59,7 +57,6 @@ class Serving:
             "RELIGHT_LEASE": LEASE,
             "RELIGHT_HTTP_PORT": self.health.rsplit(":", 1)[1],
             "RELIGHT_LOG_FORMAT": "json",
-            **({"RELIGHT_SHARDS": str(self.shards)} if self.shards is not None else {}),
             **more,
         }
 

@@ -88,7 +88,6 @@ async def pair(databases: Databases, vhosts: Vhosts, tmp_path_factory: pytest.Te
         (folder / "b").mkdir()
         second = Serving(folder / "b", stage.postgres_url, stage.amqp_url, SYSTEM)
         second.systems = stage.systems
-        stage.shards = second.shards = 1
         replicas = []
         for name, serving in (("local", stage), ("elsewhere", second)):
             postgres, postgres_url = await stack.enter_async_context(proxied(stage.postgres_url))

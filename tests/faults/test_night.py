@@ -47,7 +47,6 @@ async def strikes(
     async with night(tmp_path_factory.mktemp("night"), postgres, rabbit) as stage:
         other = Serving(tmp_path_factory.mktemp("second"), stage.postgres_url, stage.amqp_url, SYSTEM)
         other.systems = [stage.file]
-        stage.shards = other.shards = 1
         try:
             await rabbit.write_out()
             await stage.start()
