@@ -39,8 +39,8 @@ class Chart:
                     {
                         "trigger": str(transition.trigger),
                         "source": source,
-                        # None: the library moves nothing. The gate says where the transition leads, and moving a
-                        # position that is thrown away cost a sixteenth of deciding.
+                        # None: the library moves nothing. The gate says where the transition leads, and a position that
+                        # is thrown away need not be moved.
                         "dest": None,
                         "conditions": [gate],
                     }

@@ -41,7 +41,7 @@ from service.ports import (
 NO_WAITS = (None,) * 4
 """No dwell and no deadline, neither by the table nor by the snapshot."""
 
-UNKNOWN = Loaded(None)
+ABSENT = Loaded(None)
 """What the store has of an instance that is not in it."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -135,7 +135,7 @@ class Work:
 
     def exists(self, instance: InstanceId) -> bool:
         """Whether the instance is in the store, or began in this batch."""
-        return instance in self._live or self._loaded.get(instance, UNKNOWN).snapshot is not None
+        return instance in self._live or self._loaded.get(instance, ABSENT).snapshot is not None
 
     def live(self, instance: InstanceId, system: str) -> Live:
         """The instance as of now in this batch; a new one stands in its machine's initial state with seq 0.
@@ -145,7 +145,7 @@ class Work:
         """
         if (known := self._live.get(instance)) is not None:
             return known
-        loaded = self._loaded.get(instance, UNKNOWN)
+        loaded = self._loaded.get(instance, ABSENT)
         snapshot = loaded.snapshot or self._first(instance, system)
         if (lacking := self.definitions.lacks(snapshot)) is not None:
             raise Misconfigured((lacking,))

@@ -1,6 +1,6 @@
 """What the engine and the steps need of the world, in our words. No library's type crosses these Protocols.
 
-Rows are frozen dataclasses; adapters turn them into their library's shape and back.
+Rows are values that nobody changes (`schemas/record.py`); adapters turn them into their library's shape and back.
 """
 
 from service.ports.actions import SILENT, Action, Done, StepContext, Waiting

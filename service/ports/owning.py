@@ -1,4 +1,4 @@
-"""What the owner of a shard holds, reads before it decides, and writes in one transaction. Frozen data only."""
+"""What the owner of a shard holds, reads before it decides, and writes in one transaction. Values only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

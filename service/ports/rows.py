@@ -1,4 +1,4 @@
-"""The rows of events, instances, steps, timers and the outbox: frozen data, no behaviour but their names."""
+"""The rows of events, instances, steps, timers and the outbox: values that nobody changes, and only data."""
 
 import hashlib
 from collections.abc import Mapping

@@ -30,7 +30,7 @@ READ_BYTES = 256 * 1024
 
 ALIVE = 0.5
 """Seconds after which aiormq is told again that the server lives; it gives up on one that was silent for three beats.
-Telling it with every read took a third of the 11 microseconds that a message cost which came alone."""
+Telling it with every read would wake its task with every read."""
 
 _HEAD = struct.Struct(">BHI")
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
