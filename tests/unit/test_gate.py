@@ -15,7 +15,7 @@ from schemas.system import System
 from service.engine.decide import Outcome, decide
 from service.engine.definitions import Definitions
 from service.engine.gate import OPERATIONS_EXCHANGE, concerned
-from service.engine.reading import from_delivery
+from service.engine.reading import from_delivery, meant
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.ports import (
@@ -55,8 +55,14 @@ class Door:
     def bring(self, name: str, user: str | None = "shop", **data: Any) -> str:
         """An operation arrives; its outcome."""
         body = event(name, **data)
+        return self.take(body, user)
+
+    def take(self, body: bytes, user: str | None) -> str:
+        """A body arrives; its outcome."""
         delivery = Delivery(Lane.METRICS, 1, 1, "q", "metrics.operation.requested", body, user, redelivered=False)
-        return settle(self.work, from_delivery(delivery, self.definitions, NOW), {}, {})
+        arrived = from_delivery(delivery, self.definitions, NOW)
+        (addressed,) = meant([arrived], self.definitions)
+        return settle(self.work, arrived, addressed, {}, {})
 
     @property
     def batch(self) -> Batch:
@@ -157,8 +163,7 @@ def test_who_is_not_named_passes_nothing(user: str | None, why: str) -> None:
 def test_operation_that_claims_to_have_been_held_is_refused() -> None:
     door = Door("operational")
     body = event("1").replace(b'"id"', b'"\\u0068eldat":"2020-01-01T00:00:00Z","id"')
-    delivery = Delivery(Lane.METRICS, 1, 1, "q", "metrics.operation.requested", body, "shop", redelivered=False)
-    assert settle(door.work, from_delivery(delivery, door.definitions, NOW), {}, {}) == Outcome.REFUSED
+    assert door.take(body, "shop") == Outcome.REFUSED
     assert "heldat" in door.reasons()
 
 
