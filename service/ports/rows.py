@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, NewType
+from typing import NewType
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from schemas.base import Json
@@ -36,8 +36,9 @@ def short_id(text: str) -> str:
     return f"{whole[: MAX_ID - 33].decode(errors='ignore')}~{hashlib.sha256(whole).hexdigest()[:32]}"
 
 
-class EventKey(NamedTuple):
-    """What CloudEvents calls an event's identity; a tuple, because every event is looked up by it in several tables."""
+@record
+class EventKey:
+    """What CloudEvents calls an event's identity."""
 
     source: str
     id: str

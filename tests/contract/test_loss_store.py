@@ -32,7 +32,7 @@ async def test_what_was_published_and_has_no_row_is_missing_and_another_row_in_i
     await kept.store.commit(owner.moved(1))
     assert await kept.store.missing([]) == ()
     later = told(1, at=NOW + timedelta(seconds=1))
-    other = told(1, event=log(1).event._replace(id="another"))
+    other = told(1, event=replace(log(1).event, id="another"))
     sought = [told(1), told(2), other, told(1, epoch=2), told(1, instance=OTHER), later]
     assert await kept.store.missing(sought) == tuple(sought[1:])
 

@@ -190,9 +190,9 @@ class Tables:
         new = [row.key for row in batch.steps_new]
         if len(set(new)) < len(new) or any(key in self.steps for key in new):
             raise Poison("a step of the batch exists already")
-        named = [text for key in (*keys, *(row.event for row in batch.log)) for text in key]
-        written: list[LogRow | OutMessage] = [*batch.log, *batch.outbox]
-        if any("\x00" in text for text in (*named, *(text for row in written for text in _texts(row)))):
+        written: list[LogRow | OutMessage | EventKey] = [*batch.log, *batch.outbox, *keys]
+        written += [row.event for row in batch.log]
+        if any("\x00" in text for row in written for text in _texts(row)):
             raise Poison("a text of the batch has a NUL, which no column takes")
 
     def _leave(self, instance: InstanceId, entry: int) -> bool:
@@ -254,7 +254,7 @@ def storable(value: Mapping[str, Json]) -> None:
         raise Poison(f"a value cannot be stored as JSON: {error}") from error
 
 
-def _texts(row: LogRow | OutMessage) -> Iterable[str]:
+def _texts(row: LogRow | OutMessage | EventKey) -> Iterable[str]:
     return (value for part in fields(row) if isinstance(value := getattr(row, part.name), str))
 
 
