@@ -19,7 +19,6 @@ from machines.model import (
     InstanceId,
     Move,
     On,
-    PlannedStep,
     Reason,
     Refusal,
     Snapshot,
@@ -133,20 +132,18 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
     machine = live.chart.machine
     state = machine.state(after.state)
     # Most of what is entered is an alert's rest, which has no steps.
-    planned, open_ = _plan(work, live, after) if state.steps else ((), [])
+    left = _plan(work, live, after) if state.steps else None
     if after.dwell_until is not None:
         work.timer(live, "dwell", after.dwell_until)
-        if planned:
-            then = "goes on, once its steps are done"
-            ways = live.commands()
+        if left is not None:
+            then, ways = "goes on, once its steps are done", live.commands()
             work.say(notices.wait(after, None, "the due time", after.dwell_until, then, work.now, ways))
-    elif not open_ and not state.resting and not state.final and state.asks is None:
+    elif not left and not state.resting and not state.final and state.asks is None:
         work.timer(live, "completed", work.now)
     if after.deadline_at is not None:
         work.timer(live, "deadline", after.deadline_at)
-    if state.steps:
-        for step, every in repeats(state, live.system):
-            work.timer(live, f"{AGAIN}{step.name}", work.now + every)
+    for step, every in repeats(state, live.system) if state.steps else ():
+        work.timer(live, f"{AGAIN}{step.name}", work.now + every)
     set_ends(work, live)
     if state.asks is not None:
         asked = state.asks(after.data)
@@ -158,8 +155,8 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         work.say(notices.wait(after, None, who, None, f"it stays {state.name}", work.now, ways))
 
 
-def _plan(work: Work, live: Live, after: Snapshot) -> tuple[tuple[PlannedStep, ...], list[int]]:
-    """Adds the steps of the state that was entered: all of them, and the positions of those that are not waived."""
+def _plan(work: Work, live: Live, after: Snapshot) -> int | None:
+    """Adds the steps of the state that was entered. How many are not waived; None when it has none for this system."""
     planned = plan(live.chart.machine, after.state, live.system, after.data)
     waived = {step.name: why for step in planned if (why := waiver_of(after, step.name, work.now)) is not None}
     open_ = [step.position for step in planned if step.name not in waived]
@@ -167,7 +164,7 @@ def _plan(work: Work, live: Live, after: Snapshot) -> tuple[tuple[PlannedStep, .
     work.add(live, (live.row(one, first_status(one, first, waived), work.now) for one in planned))
     for name, why in waived.items():
         _say_step(work, live, live.steps[name], "waived", why)
-    return planned, open_
+    return len(open_) if planned else None
 
 
 def _release(work: Work, live: Live) -> Mapping[str, Json]:
