@@ -5,25 +5,26 @@ A batch is a prefix of each lane plus signals and due timers. Every event in it 
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
 
-from machines.model import Event, InstanceId
+from machines.model import Event
 from schemas.events import TimerFired
 from service import metrics
 from service.crash import crash_point
+from service.engine.ahead import Ahead
 from service.engine.counting import count_outcomes, count_rows
+from service.engine.deciding import Decided, Decider
 from service.engine.definitions import Definitions
-from service.engine.gate import concerned
 from service.engine.outbox import Outbox
-from service.engine.reading import UNREADABLE, Arrived, Meant, from_delivery, from_signal, from_timer, meant
-from service.engine.settle import bury_poison, settle
+from service.engine.reading import UNREADABLE, Arrived, from_delivery, from_signal, from_timer, meant
+from service.engine.settle import bury_poison
 from service.engine.work import Work
 from service.errors import Conflict, LostLease, Misconfigured, RelightError, Transient, Unavailable
-from service.ports import Clock, Delivery, EventKey, Lanes, Ownership, Prepared, Store, TimerRow, epoch_of
+from service.ports import Clock, Delivery, EventKey, Lanes, Ownership, Prepared, Store, TimerRow
 from service.timeouts import time_limit
 
 ATTEMPTS = 3
@@ -77,6 +78,8 @@ class Intake:
         self._ownership = ownership
         self._clock = clock
         self._size = size
+        self._decider = Decider(store, definitions, ownership)
+        self._ahead = Ahead(lanes, self._decider, clock, size)
         self.trouble: str | None = None
         """Why what has arrived cannot be settled, for people, while it is tried again and again."""
         self._signalled = True
@@ -92,19 +95,22 @@ class Intake:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_signals())
             tasks.create_task(self._watch_lanes())
-            tasks.create_task(self._loop())
+            tasks.create_task(self._loop(tasks))
 
-    async def _loop(self) -> None:
+    async def _loop(self, beside: asyncio.TaskGroup) -> None:
         while True:
             self._arrival.clear()
             if self._outbox.full:
                 self._lanes.pause()
             else:
                 self._lanes.resume()
-            deliveries = self._lanes.take(self._size)
+            deliveries, decided = await self._ahead.next()
+            deliveries = deliveries or self._lanes.take(self._size)
             if deliveries or self._inside_is_due():
-                for some in _portions(deliveries):
-                    await self._take_in(some)
+                portions = _portions(deliveries)
+                for some in portions:
+                    # What follows may only be looked at when nothing of these is left.
+                    await self._take_in(some, decided, beside if len(portions) == 1 else None)
             else:
                 if self._outbox.has_sent:
                     await self._take_in(())
@@ -150,15 +156,23 @@ class Intake:
 
     # --- one batch -------------------------------------------------------------------------------------------------
 
-    async def _take_in(self, deliveries: Sequence[Delivery]) -> None:
-        """Settles the deliveries together with what waits inside, whatever it takes, then acknowledges them."""
+    async def _take_in(
+        self, deliveries: Sequence[Delivery], decided: Decided | None = None, beside: asyncio.TaskGroup | None = None
+    ) -> None:
+        """Settles the deliveries together with what waits inside, whatever it takes, then acknowledges them.
+
+        `decided`: what was decided of them ahead. `beside`: where the next may be decided during their commit.
+        """
         failures = 0
         tried: dict[EventKey, int] = {}
         while True:
             try:
                 await self._try_inherited(tried)
                 now = self._clock.now()
-                arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
+                if decided is not None:
+                    arrived = decided.arrived
+                else:
+                    arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
                 signals, timers = await self._inside(now)
                 # Due times last: what has arrived by now was in time, however long we could not look at it.
                 everything = [*signals, *arrived, *timers]
@@ -167,7 +181,7 @@ class Intake:
                 if any(delivery.redelivered for delivery in deliveries):
                     await self._one_by_one(everything, tried)
                 else:
-                    await self._together(everything, now, tried)
+                    await self._together(everything, now, tried, None if signals or timers else decided, beside)
                 if self._timers_moved:
                     self._next_timer = await self._store.next_timer(self._ownership.shard)
                     self._timers_moved = False
@@ -176,6 +190,7 @@ class Intake:
                 # The answer of a commit may be lost: inside events are read again, outside ones are found in the inbox.
                 self._outbox.doubt()
                 self._signalled = self._timers_moved = True
+                decided = None
                 failures += 1
                 await self._back_off(error, failures)
         self.trouble = None
@@ -227,11 +242,18 @@ class Intake:
         event = Event(name, "relight/timers", "timer.fired", system, data, now)
         return from_timer(timer, event)
 
-    async def _together(self, arrived: Sequence[Arrived], now: datetime, tried: dict[EventKey, int]) -> None:
+    async def _together(
+        self,
+        arrived: Sequence[Arrived],
+        now: datetime,
+        tried: dict[EventKey, int],
+        decided: Decided | None,
+        beside: asyncio.TaskGroup | None,
+    ) -> None:
         if not arrived and not self._outbox.has_sent:
             return
         try:
-            await self._commit(arrived, now)
+            await self._commit(decided or await self._decide(arrived, now), beside)
         except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # one event of these brings it, whatever it is: find that one
@@ -264,7 +286,7 @@ class Intake:
                     await self._bury(one, f"tried alone {ATTEMPTS} times without an end", attempts - 1)
                     break
                 try:
-                    await self._commit([one], now)
+                    await self._commit(await self._decide([one], now))
                     break
                 except NO_EVENTS_FAULT:
                     raise
@@ -279,8 +301,7 @@ class Intake:
     async def _known(self, arrived: Sequence[Arrived]) -> Collection[EventKey]:
         """Those that have outcomes. None, when one of them cannot even be asked about: each is tried by itself then."""
         try:
-            addressed = meant(arrived, self._definitions)
-            return (await self._prepare(arrived, addressed, self._clock.now())).known.keys()
+            return await self._decider.known(arrived, self._clock.now())
         except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # which one it is shows when each is alone
@@ -298,57 +319,31 @@ class Intake:
             await self._write_burial(nameless, f"{reason}; kept without its names: {error}", attempts)
 
     async def _write_burial(self, one: Arrived, reason: str, attempts: int) -> None:
-        work = Work(Prepared({}, {}), self._definitions, epoch=self._epoch, now=self._clock.now())
+        work = self._decider.work(Prepared({}, {}), self._clock.now())
         bury_poison(work, one, reason, attempts)
         await self._write(work)
         metrics.EVENTS.labels(outcome="dead").inc()
 
-    async def _commit(self, arrived: Sequence[Arrived], now: datetime) -> None:
-        addressed = meant(arrived, self._definitions)
-        prepared = await self._prepare(arrived, addressed, now)
-        work = Work(prepared, self._definitions, epoch=self._epoch, now=now)
-        seen: dict[EventKey, bytes] = {}
-        outcomes = [settle(work, one, its, prepared.known, seen) for one, its in zip(arrived, addressed, strict=True)]
-        await self._write(work)
-        metrics.BATCH_EVENTS.observe(len(arrived))
-        count_outcomes(outcomes)
+    async def _decide(self, arrived: Sequence[Arrived], now: datetime) -> Decided:
+        return await self._decider.decide(arrived, meant(arrived, self._definitions), now)
 
-    async def _prepare(self, arrived: Sequence[Arrived], addressed: Sequence[Meant], now: datetime) -> Prepared:
-        events = [one.event for one in arrived if one.event is not None]
-        instances: dict[InstanceId, None] = {}
-        for its in addressed:
-            instances.update(dict.fromkeys(its))
-        keys = [one.key for one in arrived if one.kept_in_inbox or one.rejected is not None]
-        if not keys and not instances:
-            return Prepared({}, {})
-        systems = sorted({event.system for event in events})
-        gates = concerned(events, self._definitions)
-        with metrics.PREPARE_SECONDS.time():
-            prepared = await self._store.prepare(self._ownership.shard, keys, list(instances), systems, gates, now)
-        await self._learn(prepared)
-        return prepared
+    async def _commit(self, decided: Decided, beside: asyncio.TaskGroup | None = None) -> None:
+        await self._write(decided.work, beside)
+        metrics.BATCH_EVENTS.observe(len(decided.arrived))
+        count_outcomes(decided.outcomes)
 
-    async def _learn(self, prepared: Prepared) -> None:
-        """Another replica may have moved an instance to what it was started with: that stands in the table.
-
-        Raises Misconfigured before anything is decided or an attempt is counted.
-        """
-        snapshots = [loaded.snapshot for loaded in prepared.instances.values() if loaded.snapshot is not None]
-        if not all(self._definitions.knows(snapshot.config_hash) for snapshot in snapshots):
-            self._definitions.learn(await self._store.configurations_in_use())
-        lacking = tuple(why for snapshot in snapshots if (why := self._definitions.lacks(snapshot)) is not None)
-        if lacking:
-            raise Misconfigured(lacking)
-
-    async def _write(self, work: Work) -> None:
+    async def _write(self, work: Work, beside: asyncio.TaskGroup | None = None) -> None:
         sent = self._outbox.take_sent()
         batch = work.batch(self._ownership.shard, self._ownership.token, sent)
         crash_point("intake.before_commit")
+        if beside is not None and not self._outbox.full:
+            self._ahead.begin(batch, beside)
         try:
             with metrics.COMMIT_SECONDS.time():
                 ids = await self._store.commit(batch)
         except BaseException:
             self._outbox.give_back(sent)
+            self._ahead.give_up()
             raise
         crash_point("intake.after_write")
         self._outbox.deleted(sent)
@@ -363,10 +358,6 @@ class Intake:
         if earliest is not None and (self._next_timer is None or earliest < self._next_timer):
             self._next_timer = earliest
 
-    @property
-    def _epoch(self) -> int:
-        return epoch_of(self._ownership.token)
-
     # --- waiting out -------------------------------------------------------------------------------------------------
 
     async def _back_off(self, error: RelightError, failures: int) -> None:
@@ -378,10 +369,8 @@ class Intake:
         await self._clock.sleep(min(2.0, 0.02 * 2 ** min(failures, 10)))
 
 
-def _portions(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+def _portions(deliveries: Sequence[Delivery]) -> list[Sequence[Delivery]]:
     """All at once, or where single tries are to be expected in short portions; each a prefix of what is left."""
     if not any(delivery.redelivered for delivery in deliveries):
-        yield deliveries
-        return
-    for start in range(0, len(deliveries), ALONE):
-        yield deliveries[start : start + ALONE]
+        return [deliveries]
+    return [deliveries[start : start + ALONE] for start in range(0, len(deliveries), ALONE)]

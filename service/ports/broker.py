@@ -33,6 +33,11 @@ class Lanes(Protocol):
         """Returns when a delivery is there, or after `timeout` seconds."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """How many deliveries `take` could give now."""
+        ...
+
     def take(self, limit: int) -> tuple[Delivery, ...]:
         """What has arrived, control before metrics, a prefix of each lane, at most `limit`. Never waits."""
         ...

@@ -46,7 +46,8 @@ class Fault(StrEnum):
 @dataclass(frozen=True)
 class Plan:
     """One story. `seconds`: how long people and faults are at it; `rate`: events a second; `faults`: how many of
-    `kinds`; `skew`: seconds by which wall clocks are off at most; `chaser`: somebody turns alerts into restarts."""
+    `kinds`; `skew`: seconds by which wall clocks are off at most; `chaser`: somebody turns alerts into restarts;
+    `batch`: events of one transaction at most; with few there is often a backlog, and the next are decided ahead."""
 
     seed: int
     systems: tuple[str, ...] = ("metrics",)
@@ -60,6 +61,7 @@ class Plan:
     kinds: tuple[Fault, ...] = ()
     skew: float = 0.0
     chaser: bool = False
+    batch: int = 20
 
 
 def drawn(seed: int) -> Plan:
@@ -86,4 +88,5 @@ def drawn(seed: int) -> Plan:
         kinds=tuple(sorted({*kinds, Fault.CRASH})),
         skew=chance.choice([0.0, 0.0, 1.5]),
         chaser=chaser,
+        batch=chance.choice([1, 2, 20]),
     )

@@ -21,7 +21,6 @@ from service.simulation.virtual import PROCESS, SeededIds, VirtualClock
 from service.steps.registry import ACTIONS
 
 LEASE = timedelta(seconds=4)
-BATCH = 20
 
 
 class Replica:
@@ -37,6 +36,7 @@ class Replica:
         trace: Trace,
         *,
         skew: timedelta,
+        batch: int,
     ) -> None:
         self.name = name
         self.trace = trace
@@ -49,6 +49,7 @@ class Replica:
         self._store, self._broker, self._world = servers
         self._definitions = definitions
         self._clock = VirtualClock(skew)
+        self._batch = batch
         self._fate = asyncio.Event()
         self._gently = False
         self._pause = 0.0
@@ -102,7 +103,7 @@ class Replica:
                     lambda: definitions,
                     clock,
                     lease=LEASE,
-                    batch=BATCH,
+                    batch=self._batch,
                     shards=self._store.shards,
                 )
                 tasks.create_task(owner.run())

@@ -124,7 +124,7 @@ async def _play(story: Story, loop: VirtualLoop, tasks: asyncio.TaskGroup) -> No
             Replica(
                 f"r{number}", chance, lambda name, chance=chance: Life(name, chance, servers, moods, spawn),  # type: ignore[misc]  # bound now
                 (story.store, story.broker, story.world.world()), known, story.trace,
-                skew=timedelta(seconds=skews.uniform(-plan.skew, plan.skew)),
+                skew=timedelta(seconds=skews.uniform(-plan.skew, plan.skew)), batch=plan.batch,
             )
         )  # fmt: skip
     weather = Weather(

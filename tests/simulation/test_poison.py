@@ -1,75 +1,22 @@
 """What one event may cost: the guilty one ends as a dead letter, its neighbours and the database's moods never pay."""
 
 import asyncio
-import json
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from machines.model import Event, InstanceId, StepStatus
 from machines.registry import MACHINES
-from service.adapters.memory.broker import MemoryBroker
-from service.adapters.memory.store import MemoryStore
 from service.adapters.memory.world import MemoryWorld
 from service.engine.definitions import Definitions
-from service.engine.owner import Owner
 from service.engine.runner import Runner
 from service.errors import LostLease, Poison, RelightError, Retry, Transient, Unavailable
-from service.ports import Batch, EventKey, NewSignal, StepRow
-from service.simulation import virtual
+from service.ports import Batch, EventKey, StepRow
 from service.simulation.replica import registration
-from service.simulation.virtual import SeededIds, VirtualClock
+from service.simulation.virtual import SeededIds
+from tests.simulation.desk import LEASE, Desk, measured, told
 from tests.simulation.story import SYSTEM
-
-LEASE = timedelta(seconds=4)
-
-
-class Desk:
-    """The engine on memory servers, with an owner that a test starts when it wants to."""
-
-    def __init__(self) -> None:
-        self.clock = VirtualClock()
-        self.store, self.broker = MemoryStore(self.clock), MemoryBroker(self.clock)
-        self.definitions = Definitions(MACHINES, {"metrics": SYSTEM})
-
-    async def declare(self) -> None:
-        await self.broker.declare(["metrics"], {"metrics": 0})
-
-    def put(self, identity: str, value: float = 95.0, key: str = "metrics.metric.observed", **changes: Any) -> None:
-        body = {
-            "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.metric.observed",
-            "subject": "metrics", "data": {"metric": "memory", "value": value}, **changes,
-        }  # fmt: skip
-        self.broker.put(key, json.dumps(body).encode())
-
-    async def serve(self, seconds: float = 60.0, before: Callable[[], None] = lambda: None) -> None:
-        """An owner for so many virtual seconds; `before` is called once it holds the shard."""
-        owner = Owner(
-            0, "owner", self.store, self.broker, lambda: self.definitions, self.clock, lease=LEASE, batch=20
-        )  # fmt: skip
-        async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(owner.run())
-            await asyncio.sleep(1)
-            before()
-            await asyncio.sleep(seconds)
-            task.cancel()
-
-    def outcomes(self, identity: str) -> dict[str, str]:
-        found = self.store.tables.inbox.get(EventKey("probe", identity))
-        return dict(found[0].outcomes) if found else {}
-
-
-def told(story: Callable[[Desk], Coroutine[Any, Any, None]]) -> Desk:
-    async def main() -> Desk:
-        desk = Desk()
-        await desk.declare()
-        await story(desk)
-        return desk
-
-    return virtual.run(main())
 
 
 def failing_at(identity: str) -> Definitions:
@@ -95,14 +42,6 @@ def test_event_at_which_a_machine_fails_to_say_whom_it_means_is_buried_alone() -
     assert [letter.event_id for letter in desk.store.tables.dead] == ["guilty"]
     assert desk.outcomes("guilty") == {"-": "dead"}
     assert [list(desk.outcomes(name)) for name in ("before", "behind")] == [["alert/metrics/memory"]] * 2
-
-
-def measured(identity: str, value: float = 95.0) -> NewSignal:
-    body = {
-        "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.metric.observed",
-        "subject": "metrics", "data": {"metric": "memory", "value": value},
-    }  # fmt: skip
-    return NewSignal("metrics", json.dumps(body), "ana", local=True)
 
 
 def fatal(desk: Desk, guilty: int) -> list[tuple[int, ...]]:

@@ -147,6 +147,13 @@ class MemoryLanes:
                         async with time_limit(self._broker.next_due(self._names)):
                             await self._arrived.wait()
 
+    @property
+    def waiting(self) -> int:
+        if not self._resumed.is_set():
+            return 0
+        self._broker.pump(self._names)
+        return sum(len(lane.buffer) for lane in self._lanes)
+
     def take(self, limit: int) -> tuple[Delivery, ...]:
         if not self._resumed.is_set():
             return ()

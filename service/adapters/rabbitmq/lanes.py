@@ -247,6 +247,10 @@ class RabbitLanes:
                     self._something.clear()
                     await self._something.wait()
 
+    @property
+    def waiting(self) -> int:
+        return 0 if self._paused.is_set() else sum(len(lane.buffer) for lane in self._lanes)
+
     def take(self, limit: int) -> tuple[Delivery, ...]:
         if self._paused.is_set():
             return ()

@@ -1,0 +1,167 @@
+"""A backlog is decided while the batch before is committed, and nothing comes out otherwise than one after another."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from machines.model import Event, InstanceId
+from machines.registry import MACHINES
+from schemas.system import System
+from service.engine.definitions import Definitions
+from service.engine.records import fold
+from service.errors import Poison, Unavailable
+from service.ports import Batch
+from tests.simulation.desk import Desk, told
+from tests.simulation.story import SYSTEM
+
+METRICS = [f"m{number}" for number in range(8)]
+WIDE = System.model_validate(
+    json.loads(SYSTEM.model_dump_json(by_alias=True))
+    | {"alerts": [{"metric": metric, "warning": 70, "critical": 90} for metric in METRICS]}
+)
+SLOW = 0.01
+"""Virtual seconds of a commit: long enough for all that can happen meanwhile."""
+
+Commit = Callable[[Batch], Awaitable[tuple[int, ...]]]
+
+
+class Backlog:
+    """A desk with a whole backlog before its owner begins; `seen` is what the store was asked, in order."""
+
+    def __init__(self, desk: Desk, *events: tuple[str, str, float]) -> None:
+        """`events`: identity, metric and value of each."""
+        self.desk, self.seen = desk, list[str]()
+        desk.definitions = Definitions(MACHINES, {"metrics": WIDE})
+        self._commit, self._prepare = desk.store.commit, desk.store.prepare
+        self.committing: Commit = self._commit
+        desk.store.commit = self.commit  # type: ignore[method-assign]  # a slow database
+        desk.store.prepare = self.prepare  # type: ignore[assignment,method-assign]
+        for identity, metric, value in events:
+            desk.put(identity, data={"metric": metric, "value": value})
+
+    async def commit(self, batch: Batch) -> tuple[int, ...]:
+        named = ",".join(row.key.id for row in batch.inbox)
+        self.seen.append(f"begin {named}")
+        await asyncio.sleep(SLOW)
+        try:
+            return await self.committing(batch)
+        finally:
+            self.seen.append(f"end {named}")
+
+    async def prepare(self, shard: int, keys: list[object], *rest: object) -> object:
+        self.seen.append(f"read {','.join(key.id for key in keys)}")  # type: ignore[attr-defined]
+        return await self._prepare(shard, keys, *rest)  # type: ignore[arg-type]
+
+    def meanwhile(self) -> list[str]:
+        """What was read during a commit."""
+        during, found = False, []
+        for line in self.seen:
+            during = line.startswith("begin") or (during and not line.startswith("end"))
+            found += [line] if during and line.startswith("read") else []
+        return found
+
+
+def sequence(desk: Desk, metric: str) -> list[str]:
+    """The events of a metric's log in order; its chain holds, and its fold is the snapshot."""
+    instance = InstanceId(f"alert/metrics/{metric}")
+    rows = [desk.store.tables.log[key] for key in sorted(desk.store.tables.log) if key[0] == instance]
+    assert fold(rows) == desk.store.tables.instances[instance]
+    return [row.event.id for row in rows]
+
+
+def crossing(*metrics: str, of: float = 95.0) -> list[tuple[str, str, float]]:
+    return [(f"{metric}-{of:g}", metric, of) for metric in metrics]
+
+
+def test_next_batch_is_decided_while_the_one_before_is_committed() -> None:
+    backlogs = []
+
+    async def story(desk: Desk) -> None:
+        backlogs.append(Backlog(desk, *crossing(*METRICS)))
+        await desk.serve()
+
+    desk = told(story, batch=2)
+    assert backlogs[0].meanwhile() == [f"read m{n}-95,m{n + 1}-95" for n in (2, 4, 6)]
+    assert [sequence(desk, metric) for metric in METRICS] == [[f"{metric}-95"] for metric in METRICS]
+
+
+def test_batch_that_means_what_is_being_committed_waits_for_its_turn() -> None:
+    backlogs = []
+
+    async def story(desk: Desk) -> None:
+        ups_and_downs = [(f"{number}", "m0", 95.0 if number % 2 == 0 else 10.0) for number in range(8)]
+        backlogs.append(Backlog(desk, *ups_and_downs))
+        await desk.serve()
+
+    desk = told(story, batch=2)
+    assert not backlogs[0].meanwhile()
+    assert sequence(desk, "m0") == [f"{number}" for number in range(8)]
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before it was applied", "its answer was lost"])
+def test_what_was_decided_ahead_of_a_commit_that_failed_is_decided_again_in_its_turn(applied: bool) -> None:
+    async def story(desk: Desk) -> None:
+        backlog = Backlog(desk, *crossing(*METRICS), *crossing(*METRICS, of=10.0))
+        failed: list[str] = []
+
+        async def fails_twice(batch: Batch) -> tuple[int, ...]:
+            if len(failed) < 2 and any(row.key.id == "m2-95" for row in batch.inbox):
+                failed.append("m2-95")
+                if applied:
+                    await desk_commit(batch)
+                raise Unavailable("PostgreSQL", "it was killed")
+            return await desk_commit(batch)
+
+        desk_commit, backlog.committing = backlog.committing, fails_twice
+        await desk.serve()
+        assert failed
+
+    desk = told(story, batch=2)
+    assert [sequence(desk, metric) for metric in METRICS] == [[f"{metric}-95", f"{metric}-10"] for metric in METRICS]
+    assert len(desk.broker.log) == 2 * len(METRICS)
+
+
+@pytest.mark.parametrize("guilty", ["m1-95", "m2-95", "m5-95"])
+def test_event_whose_fault_it_is_is_buried_alone_wherever_it_was_decided(guilty: str) -> None:
+    async def story(desk: Desk) -> None:
+        Backlog(desk, *crossing(*METRICS))
+        alert = MACHINES["alert"]
+
+        def address(event: Event) -> InstanceId | None:
+            if event.id == guilty:
+                raise KeyError("no such part")
+            return alert.address(event)
+
+        machines = {**MACHINES, "alert": replace(alert, address=address)}
+        desk.definitions = Definitions(machines, {"metrics": WIDE})
+        await desk.serve()
+
+    desk = told(story, batch=2)
+    assert [letter.event_id for letter in desk.store.tables.dead] == [guilty]
+    others = [metric for metric in METRICS if not guilty.startswith(metric)]
+    assert [sequence(desk, metric) for metric in others] == [[f"{metric}-95"] for metric in others]
+
+
+def test_batch_that_the_store_refuses_is_taken_apart_and_the_next_one_keeps_its_turn() -> None:
+    backlogs = []
+
+    async def story(desk: Desk) -> None:
+        backlog = Backlog(desk, *crossing("m0", "m1"), *crossing("m2", "m0", of=10.0))
+        backlogs.append(backlog)
+        committing = backlog.committing
+
+        async def refuses(batch: Batch) -> tuple[int, ...]:
+            if any(row.key.id == "m1-95" for row in batch.inbox) and not batch.dead:
+                raise Poison("a value cannot be stored")
+            return await committing(batch)
+
+        backlog.committing = refuses
+        await desk.serve()
+
+    desk = told(story, batch=2)
+    assert [letter.event_id for letter in desk.store.tables.dead] == ["m1-95"]
+    assert sequence(desk, "m0") == ["m0-95", "m0-10"]
+    assert desk.outcomes("m2-10") == {"alert/metrics/m2": "absorbed"}
