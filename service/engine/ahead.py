@@ -32,11 +32,11 @@ class Ahead:
         if self._deliveries or not _only_moves_resting(before) or self._lanes.waiting < self._size:
             return
         self._deliveries = self._lanes.take(self._size)
-        if not any(delivery.redelivered for delivery in self._deliveries):
+        if self._deliveries and not any(delivery.redelivered for delivery in self._deliveries):
             self._deciding = tasks.create_task(self._decide(self._deliveries, before))
 
     def give_up(self) -> None:
-        """The commit failed: its batch may look different when it is decided again. The deliveries keep their turn."""
+        """What was decided holds only until something else is committed, or is not. The deliveries keep their turn."""
         if self._deciding is not None:
             self._deciding.cancel()
             self._deciding = None

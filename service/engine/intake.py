@@ -169,11 +169,14 @@ class Intake:
             try:
                 await self._try_inherited(tried)
                 now = self._clock.now()
+                signals, timers = await self._inside(now)
+                if signals or timers:
+                    # They come first, and may mean the same: nothing that arrived may have been taken in before them.
+                    decided = None
                 if decided is not None:
                     arrived = decided.arrived
                 else:
                     arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
-                signals, timers = await self._inside(now)
                 # Due times last: what has arrived by now was in time, however long we could not look at it.
                 everything = [*signals, *arrived, *timers]
                 if everything:
@@ -181,7 +184,7 @@ class Intake:
                 if any(delivery.redelivered for delivery in deliveries):
                     await self._one_by_one(everything, tried)
                 else:
-                    await self._together(everything, now, tried, None if signals or timers else decided, beside)
+                    await self._together(everything, now, tried, decided, beside)
                 if self._timers_moved:
                     self._next_timer = await self._store.next_timer(self._ownership.shard)
                     self._timers_moved = False
@@ -336,6 +339,8 @@ class Intake:
         sent = self._outbox.take_sent()
         batch = work.batch(self._ownership.shard, self._ownership.token, sent)
         crash_point("intake.before_commit")
+        # Whatever is still decided by now was decided before this commit, and does not know of it.
+        self._ahead.give_up()
         if beside is not None and not self._outbox.full:
             self._ahead.begin(batch, beside)
         try:

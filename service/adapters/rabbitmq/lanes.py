@@ -66,10 +66,18 @@ class Consumer:
         """Consumes (again)."""
         self._wanted.set()
 
+    @property
+    def waiting(self) -> int:
+        """How many `take` could give."""
+        return len(self.buffer) if self._lives() else 0
+
+    def _lives(self) -> bool:
+        channel = self._channel
+        return channel is not None and not channel.is_closed and self._link.current is channel.connection
+
     def take(self, limit: int) -> list[Delivery]:
         """The oldest of the buffer; nothing of a channel that is dead, although nobody may have noticed yet."""
-        channel = self._channel
-        if channel is None or channel.is_closed or self._link.current is not channel.connection:
+        if not self._lives():
             self.buffer.clear()
         return [self.buffer.popleft() for _ in range(min(limit, len(self.buffer)))]
 
@@ -249,7 +257,7 @@ class RabbitLanes:
 
     @property
     def waiting(self) -> int:
-        return 0 if self._paused.is_set() else sum(len(lane.buffer) for lane in self._lanes)
+        return 0 if self._paused.is_set() else sum(lane.waiting for lane in self._lanes)
 
     def take(self, limit: int) -> tuple[Delivery, ...]:
         if self._paused.is_set():
