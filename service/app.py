@@ -1,6 +1,7 @@
 """The composition root: the only file that builds adapters. One TaskGroup runs everything that `serve` is made of."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -61,6 +62,9 @@ LOOK = 2.0
 
 log = structlog.get_logger()
 
+COLLECT_AFTER = 20_000
+"""New objects between two looks of the garbage collector: more than one batch of events makes and keeps."""
+
 T = TypeVar("T")
 
 
@@ -108,6 +112,17 @@ def _replica(home: Path) -> str:
         aside.write_text(SystemIds().uuid())
         aside.rename(file)
     return file.read_text().strip()
+
+
+def _spare_what_is_loaded() -> None:
+    """Modules, machines and systems stay as long as the process: the garbage collector need not walk over them again.
+
+    Nor after every 700 new objects, when one batch of events makes thousands that all live until its commit. Together
+    that was a tenth of an event's processor time (docs/performance.md).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 class Service:
@@ -163,6 +178,7 @@ class Service:
             await self._until_up("RabbitMQ", lambda: broker.declare(list(self._systems), shards, gated))
             crash_point("serve.after_declare")
             work = await self._work(stack, store, broker)
+            _spare_what_is_loaded()
             for shard in range(engine.shards):
                 owner = Owner(
                     shard, self._name, store, broker, lambda: self._definitions, self._clock,
