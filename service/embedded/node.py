@@ -12,8 +12,9 @@ MARK = "RELIGHT_EMBEDDED_RABBITMQ"
 PLUGINS = "[rabbitmq_management,rabbitmq_stream].\n"
 
 ERLANG = (
-    # Loopback for the distribution port; schedulers that sleep instead of spinning on a small machine.
-    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+    # Loopback for the distribution port. On a small machine that others use too, schedulers sleep instead of spinning,
+    # and are bound to no processor: bound, they wait for theirs while another is free.
+    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none +stbt u"
 )
 
 
