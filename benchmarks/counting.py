@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +15,11 @@ from benchmarks.serving import Serve
 LOOK = 0.02
 """Seconds between two looks at how far it has come: the value of one sequence, which costs the server nothing."""
 
-AT_THE_END = 0.004
-"""Seconds between two looks whether the outbox is empty: what a measurement may be wrong by at its end."""
+AT_THE_END = 0.01
+"""Seconds between two looks how much is confirmed: what a measurement may be wrong by at its end."""
+
+GONE_WITHIN = 10.0
+"""Seconds in which the last outbox rows are deleted: with the next batch, or a second later when none comes."""
 
 SLOWEST = 50.0
 """Transitions a second below which something is broken."""
@@ -31,6 +35,14 @@ class Counted:
     @property
     def rate(self) -> float:
         return self.events / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a wave begins: notifications ever `written` to the outbox, and those `confirmed` to its serves."""
+
+    written: int
+    confirmed: int
 
 
 class Tables:
@@ -61,24 +73,28 @@ class Tables:
     async def execute(self, query: str) -> None:
         await self._connection.execute(query)
 
-    async def said(self) -> int:
+    async def written(self) -> int:
         """How many notifications were ever written to the outbox."""
         return int(await self.value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM relight.outbox_id_seq"))
 
-    async def until_told(self, source: str, events: int, said_before: int, *serves: Serve) -> Counted:
-        """Waits until each of the wave's transitions is committed and its notification confirmed and deleted.
+    async def mark(self, *serves: Serve) -> Mark:
+        """Before a wave; serves that are not started yet count from nothing."""
+        return Mark(await self.written(), await _confirmed(serves))
 
-        Raises BenchError when it takes for ever, or serve ends.
+    async def until_told(self, source: str, events: int, mark: Mark, *serves: Serve) -> Counted:
+        """Waits until each of the wave's transitions is committed and its notification confirmed, which is counted.
+
+        Then until the last rows have left the outbox, which is not. Raises BenchError when it takes for ever, or serve ends.
         """
         deadline = time.monotonic() + 30 + events / SLOWEST
-        while await self.said() - said_before < events:
+        while await self.written() - mark.written < events:
             await self._go_on(deadline, LOOK, source, events, serves)
-        while True:
-            empty = not await self.value("SELECT EXISTS (SELECT FROM relight.outbox)")
-            ended = time.time()
-            if empty and await self.taken_in(source) >= events:
-                break
+        while await _confirmed(serves) - mark.confirmed < events:
             await self._go_on(deadline, AT_THE_END, source, events, serves)
+        ended = time.time()
+        deadline = time.monotonic() + GONE_WITHIN
+        while await self.value("SELECT EXISTS (SELECT FROM relight.outbox)") or await self.taken_in(source) < events:
+            await self._go_on(deadline, LOOK, source, events, serves)
         return Counted(events, ended - await self.began(source))
 
     async def until_absorbed(self, source: str, events: int, *serves: Serve) -> Counted:
@@ -94,7 +110,8 @@ class Tables:
             serve.alive()
         if time.monotonic() > deadline:
             raise BenchError(
-                f"only {await self.taken_in(source)} of the {events} events of {source} were taken in; serve says:\n"
+                f"only {await self.taken_in(source)} of the {events} events of {source} were taken in, and "
+                f"{await self.value('SELECT count(*) FROM relight.outbox')} rows are left in the outbox; serve says:\n"
                 + "\n".join(serve.last_words() for serve in serves)
             )
         await asyncio.sleep(pause)
@@ -121,3 +138,7 @@ class Tables:
                 f"of {events} events of {source}, {found} have the outcome {outcome!r}, and the log has {rows} rows of "
                 f"them instead of {expected}: what was measured is not what it was meant to be"
             )
+
+
+async def _confirmed(serves: Iterable[Serve]) -> int:
+    return sum([await serve.confirmed() for serve in serves])

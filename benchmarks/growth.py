@@ -84,17 +84,17 @@ async def measure(track: Track, files: Path, sizes: Sizes) -> float:
     serve = Serve(place, files)
     async with Tables(place.postgres_url) as tables, Tables(place.postgres_url) as other:
         await tables.execute("CHECKPOINT")
-        said = await tables.said()
+        mark = await tables.mark(serve)
         async with serving(serve, before=WIDE), asyncio.TaskGroup() as tasks:
-            midway = tasks.create_task(_checkpoint_midway(other, said + wave.count // 2))
-            counted = await tables.until_told(wave.source, wave.count, said, serve)
+            midway = tasks.create_task(_checkpoint_midway(other, mark.written + wave.count // 2))
+            counted = await tables.until_told(wave.source, wave.count, mark, serve)
             midway.cancel()
         await tables.prove(wave.source, wave.count, log=False)
     await prove_told(track, wave)
     return counted.rate
 
 
-async def _checkpoint_midway(tables: Tables, said: int) -> None:
-    while await tables.said() < said:
+async def _checkpoint_midway(tables: Tables, written: int) -> None:
+    while await tables.written() < written:
         await asyncio.sleep(0.02)
     await tables.execute("CHECKPOINT")

@@ -54,9 +54,10 @@ async def profile(ground: Ground, track: Track, files: Path, events: int) -> str
     samples = place.folder / "samples.json"
     async with Tables(place.postgres_url) as tables:
         await tables.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        said, wave = await tables.said(), track.wave(events)
+        wave = track.wave(events)
         await publish(place, [wave])
         serve = Serve(place, files, more={"BENCH_SAMPLES": str(samples)})
+        mark = await tables.mark(serve)
         # After the publishing, which is not serve's.
         reductions = await _reductions(ground)
         await tables.execute("SELECT pg_stat_statements_reset()")
@@ -64,7 +65,7 @@ async def profile(ground: Ground, track: Track, files: Path, events: int) -> str
         async with serving(serve, before=("-m", "benchmarks.sampling")):
             os.kill(serve.pid, signal.SIGUSR1)
             begun = cpu([serve.pid], [], []).python
-            counted = await tables.until_told(wave.source, wave.count, said, serve)
+            counted = await tables.until_told(wave.source, wave.count, mark, serve)
             os.kill(serve.pid, signal.SIGUSR2)
             used = cpu([serve.pid], ground.postgres.pids, ground.rabbit.pids)
             # While its connections are there: with them, what their processes did would be gone.

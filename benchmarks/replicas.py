@@ -40,10 +40,10 @@ async def measure(track: Track, files: Path, sizes: Sizes) -> float:
         await second.start(ready=False)
         try:
             await _share(tables, first)
-            said, wave = await tables.said(), track.wave(sizes.live)
+            mark, wave = await tables.mark(first, second), track.wave(sizes.live)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(publish(place, [wave]))
-                counted = await tables.until_told(wave.source, wave.count, said, first, second)
+                counted = await tables.until_told(wave.source, wave.count, mark, first, second)
             if await tables.value(OWNERS) != SHARDS:
                 raise BenchError("one replica came to own both shards while they were measured")
         finally:

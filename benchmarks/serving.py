@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ from service.embedded.ports import free_port
 
 READY_WITHIN = 120.0
 """Seconds until `serve` must own a shard; most of it goes to reading many systems' files."""
+
+CONFIRMED = re.compile(r'^relight_published_total\{result="confirmed"\} (\S+)$', re.MULTILINE)
 
 
 class Serve:
@@ -67,6 +70,14 @@ class Serve:
                 raise BenchError(f"serve was not ready within {READY_WITHIN:.0f} s; it says:\n{self.last_words()}")
             await asyncio.sleep(0.05)
 
+    async def confirmed(self) -> int:
+        """How many notifications RabbitMQ has confirmed to it, as it counts them itself; 0 before it is started."""
+        if self._process is None:
+            return 0
+        page = await asyncio.to_thread(_page, f"{self._health}/metrics")
+        found = CONFIRMED.search(page)
+        return int(float(found[1])) if found else 0
+
     def alive(self) -> None:
         """Raises BenchError with its last words when it has ended."""
         if self._process is None or self._process.returncode is not None:
@@ -97,6 +108,15 @@ async def serving(*replicas: Serve, before: Sequence[str] = ()) -> AsyncIterator
         yield
     finally:
         await asyncio.gather(*(replica.stop() for replica in replicas))
+
+
+def _page(url: str) -> str:
+    """Raises BenchError when it does not come."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read(), "utf-8")
+    except (urllib.error.URLError, OSError) as error:
+        raise BenchError(f"{url} did not answer: {error}") from error
 
 
 def _answers(url: str) -> bool:

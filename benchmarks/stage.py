@@ -76,9 +76,9 @@ async def settle(track: Track, files: Path, more: Mapping[str, str] | None = Non
     serve = Serve(place, files, more=more)
     async with Tables(place.postgres_url) as tables, serving(serve):
         await at_rest(track, tables, serve)
-        said, wave = await tables.said(), track.wave(instances.count)
+        mark, wave = await tables.mark(serve), track.wave(instances.count)
         await publish(place, [wave])
-        await tables.until_told(wave.source, wave.count, said, serve)
+        await tables.until_told(wave.source, wave.count, mark, serve)
         await tables.prove(wave.source, wave.count)
         await prove_told(track, wave)
     async with Tables(place.postgres_url) as tables:

@@ -34,22 +34,22 @@ async def measure(ground: Ground, track: Track, files: Path, sizes: Sizes) -> Th
     """
     place = track.place
     async with Tables(place.postgres_url) as tables:
-        said = await tables.said()
         full = track.wave(sizes.transitions)
         await publish(place, [full])
         serve = Serve(place, files)
+        mark = await tables.mark(serve)
         async with serving(serve):
             before = _used(ground, serve)
-            from_queue = await tables.until_told(full.source, full.count, said, serve)
+            from_queue = await tables.until_told(full.source, full.count, mark, serve)
             used = _used(ground, serve).since(before)
             still = track.wave(sizes.absorbed, still=True)
             await publish_paced(track, still, from_queue.rate * 3)
             absorbed = await tables.until_absorbed(still.source, still.count, serve)
-            said = await tables.said()
+            mark = await tables.mark(serve)
             live = track.wave(sizes.live)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(publish_paced(track, live, from_queue.rate * FASTER))
-                with_producer = await tables.until_told(live.source, live.count, said, serve)
+                with_producer = await tables.until_told(live.source, live.count, mark, serve)
             memory = resident(serve.pid)
         for wave, outcome in ((full, "applied"), (live, "applied"), (still, "absorbed")):
             await tables.prove(wave.source, wave.count, outcome)
