@@ -24,7 +24,12 @@ BATCH_EVENTS = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
     registry=REGISTRY,
 )
-COMMIT_SECONDS = Histogram("relight_commit_seconds", "A batch's transaction", buckets=SECONDS, registry=REGISTRY)
+COMMIT_SECONDS = Histogram(
+    "relight_commit_seconds",
+    "A batch's transaction, as its owner waited for it (the next batch of a backlog is decided meanwhile)",
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
 PREPARE_SECONDS = Histogram(
     "relight_prepare_seconds", "Reading what a batch must know", buckets=SECONDS, registry=REGISTRY
 )

@@ -11,6 +11,7 @@ import structlog
 
 from service.engine.deciding import Decided, Decider
 from service.engine.reading import Arrived, Meant, from_delivery, meant
+from service.engine.work import Work
 from service.ports import Batch, Clock, Delivery, Lanes
 
 log = structlog.get_logger()
@@ -27,16 +28,18 @@ class Ahead:
         self._deliveries: Sequence[Delivery] = ()
         self._deciding: asyncio.Task[Decided | None] | None = None
 
-    def begin(self, before: Batch, tasks: asyncio.TaskGroup) -> None:
-        """`before` is about to be committed: takes the next batch, if a whole one waits, and decides it meanwhile."""
-        if self._deliveries or not _only_moves_resting(before) or self._lanes.waiting < self._size:
+    def begin(self, work: Work, before: Batch, tasks: asyncio.TaskGroup) -> None:
+        """`before`, the batch of `work`, is about to be committed: takes the next, if a whole one waits, and decides it
+        meanwhile."""
+        if self._deliveries or self._lanes.waiting < self._size or not _only_moves(before) or not work.stirs_no_run():
             return
         self._deliveries = self._lanes.take(self._size)
         if self._deliveries and not any(delivery.redelivered for delivery in self._deliveries):
             self._deciding = tasks.create_task(self._decide(self._deliveries, before))
 
     def give_up(self) -> None:
-        """What was decided holds only until something else is committed, or is not. The deliveries keep their turn."""
+        """What was decided holds for one commit, since another may change what it was decided on. The deliveries keep
+        their turn."""
         if self._deciding is not None:
             self._deciding.cancel()
             self._deciding = None
@@ -61,14 +64,13 @@ class Ahead:
             return None
 
 
-def _only_moves_resting(batch: Batch) -> bool:
-    """Whether it neither touches steps, due times, gates and signals nor changes which instances are under way."""
+def _only_moves(batch: Batch) -> bool:
+    """Whether it touches no steps, due times, signals, dead letters and gates: only instances."""
     beside = (
         batch.leave, batch.steps_new, batch.step_changes, batch.timers, batch.timers_fired, batch.signals_done,
         batch.dead, batch.gates,
     )  # fmt: skip
-    waits = (wait for one in batch.snapshots for wait in (one.snapshot.dwell_until, one.snapshot.deadline_at))
-    return not any(beside) and all(wait is None for wait in waits)
+    return not any(beside)
 
 
 def _apart(before: Batch, arrived: Sequence[Arrived], addressed: Sequence[Meant]) -> bool:

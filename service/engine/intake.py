@@ -342,13 +342,12 @@ class Intake:
         # Whatever is still decided by now was decided before this commit, and does not know of it.
         self._ahead.give_up()
         if beside is not None and not self._outbox.full:
-            self._ahead.begin(batch, beside)
+            self._ahead.begin(work, batch, beside)
         try:
             with metrics.COMMIT_SECONDS.time():
                 ids = await self._store.commit(batch)
         except BaseException:
             self._outbox.give_back(sent)
-            self._ahead.give_up()
             raise
         crash_point("intake.after_write")
         self._outbox.deleted(sent)

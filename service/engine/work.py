@@ -54,9 +54,15 @@ class Live:
     def __init__(self, snapshot: Snapshot, steps: Iterable[StepRow], *, chart: Chart, system: System) -> None:
         self.snapshot = snapshot
         self.expected_seq = snapshot.seq
+        self.waited = self.waits
         self.steps = {row.key.name: row for row in steps}
         self.chart = chart
         self.system = system
+
+    @property
+    def waits(self) -> bool:
+        """Whether a due time will end where it stands: then it counts among the live runs of its system."""
+        return self.snapshot.dwell_until is not None or self.snapshot.deadline_at is not None
 
     @property
     def resting(self) -> bool:
@@ -259,6 +265,10 @@ class Work:
 
     def timer_done(self, timer: TimerRow) -> None:
         self._fired.append(timer)
+
+    def stirs_no_run(self) -> bool:
+        """Whether nobody whom the batch moves is a live run, neither before nor after."""
+        return not any(live.waited or live.waits for live in map(self._live.__getitem__, self._touched))
 
     def earliest_timer(self) -> datetime | None:
         return min((timer.due_at for timer in self._all_timers()), default=None)

@@ -67,9 +67,9 @@ def told(story: Callable[[Desk], Coroutine[Any, Any, None]], batch: int = 20) ->
     return virtual.run(main())
 
 
-def measured(identity: str, value: float = 95.0) -> NewSignal:
+def measured(identity: str, value: float = 95.0, metric: str = "memory") -> NewSignal:
     body = {
         "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.metric.observed",
-        "subject": "metrics", "data": {"metric": "memory", "value": value},
+        "subject": "metrics", "data": {"metric": metric, "value": value},
     }  # fmt: skip
     return NewSignal("metrics", json.dumps(body), "ana", local=True)

@@ -4,17 +4,19 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from machines.model import Event, InstanceId
 from machines.registry import MACHINES
 from schemas.system import System
+from service.adapters.memory.lanes import MemoryLanes
 from service.engine.definitions import Definitions
 from service.engine.records import fold
 from service.errors import Poison, Unavailable
 from service.ports import Batch
-from tests.simulation.desk import Desk, told
+from tests.simulation.desk import Desk, measured, told
 from tests.simulation.story import SYSTEM
 
 METRICS = [f"m{number}" for number in range(8)]
@@ -165,3 +167,70 @@ def test_batch_that_the_store_refuses_is_taken_apart_and_the_next_one_keeps_its_
     assert [letter.event_id for letter in desk.store.tables.dead] == ["m1-95"]
     assert sequence(desk, "m0") == ["m0-95", "m0-10"]
     assert desk.outcomes("m2-10") == {"alert/metrics/m2": "absorbed"}
+
+
+def test_decision_made_ahead_ends_with_any_other_commit_before_its_turn() -> None:
+    """The commit goes through, what follows it fails; the retry takes a signal in, which means what was decided."""
+
+    async def story(desk: Desk) -> None:
+        backlog = Backlog(desk, *crossing("m0", "m1"), *crossing("m3", of=10.0), *crossing("m4"))
+        next_timer, failed = desk.store.next_timer, list[str]()
+
+        async def fails_once(shard: int) -> datetime | None:
+            if not failed and desk.outcomes("m1-95"):
+                failed.append("next_timer")
+                await desk.store.signal([measured("signal", metric="m3")])
+                raise Unavailable("PostgreSQL", "its session was ended")
+            return await next_timer(shard)
+
+        desk.store.next_timer = fails_once  # type: ignore[method-assign]
+        await desk.serve()
+        assert failed
+        assert backlog.meanwhile() == ["read m3-10,m4-95"]
+
+    desk = told(story, batch=2)
+    assert sequence(desk, "m3") == ["signal", "m3-10"]
+    assert desk.outcomes("m3-10") == {"alert/metrics/m3": "applied"}
+
+
+def test_signal_that_came_during_the_commit_is_taken_in_before_what_was_decided_ahead() -> None:
+    async def story(desk: Desk) -> None:
+        backlog = Backlog(desk, *crossing("m0", "m1"), *crossing("m3", of=10.0), *crossing("m4"))
+        committing = backlog.committing
+
+        async def signalled(batch: Batch) -> tuple[int, ...]:
+            if any(row.key.id == "m1-95" for row in batch.inbox):
+                await desk.store.signal([measured("signal", metric="m3")])
+            return await committing(batch)
+
+        backlog.committing = signalled
+        await desk.serve()
+        assert backlog.meanwhile() == ["read m3-10,m4-95"]
+
+    desk = told(story, batch=2)
+    assert sequence(desk, "m3") == ["signal", "m3-10"]
+    # What arrived is decided anew at a later time than the signal's: no row of a log is older than the one before.
+    rows = [desk.store.tables.log[key] for key in sorted(desk.store.tables.log) if key[0] == "alert/metrics/m3"]
+    assert rows[0].at <= rows[1].at
+
+
+def test_lanes_that_give_less_than_they_counted_leave_nothing_acknowledged_and_unsettled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A channel may die between the two questions: its buffer is counted, and gone when it is taken."""
+    monkeypatch.setattr(MemoryLanes, "waiting", property(lambda _: 1000))
+
+    async def story(desk: Desk) -> None:
+        backlog = Backlog(desk, *crossing("m0", "m1"))
+        committing = backlog.committing
+
+        async def brings_more(batch: Batch) -> tuple[int, ...]:
+            if any(row.key.id == "m1-95" for row in batch.inbox):
+                desk.put("m2-95", data={"metric": "m2", "value": 95.0})
+            return await committing(batch)
+
+        backlog.committing = brings_more
+        await desk.serve()
+
+    desk = told(story, batch=2)
+    assert desk.outcomes("m2-95") == {"alert/metrics/m2": "applied"}
