@@ -84,7 +84,8 @@ class Tables:
     async def until_told(self, source: str, events: int, mark: Mark, *serves: Serve) -> Counted:
         """Waits until each of the wave's transitions is committed and its notification confirmed, which is counted.
 
-        Then until the last rows have left the outbox, which is not. Raises BenchError when it takes for ever, or serve ends.
+        Then until the last rows have left the outbox, which is not. Raises BenchError when it takes for ever, or when
+        serve ends.
         """
         deadline = time.monotonic() + 30 + events / SLOWEST
         while await self.written() - mark.written < events:
