@@ -23,13 +23,12 @@ LONGEST = 300
 def run_of(rows: Sequence[LogRow], steps: Iterable[StepRow], wanted: str | None = None) -> Run | None:
     """The restart called `wanted`, or the newest one, from the log of its instance; None when there is none."""
     records = [(row, json.loads(row.record)) for row in rows]
-    wanted = wanted or next(
-        (found for _, record in reversed(records) if (found := _restart_id(record, "restart", "last_restart"))), None
-    )
+    # By the rows in which it was under way: whoever was given up since the last one that ended well is the newest.
+    wanted = wanted or next((found for _, record in reversed(records) if (found := _under_way(record))), None)
     mine: list[tuple[LogRow, dict[str, Any]]] = []
     ended = None
     for row, record in records:
-        if _restart_id(record, "restart") == wanted:
+        if _under_way(record) == wanted:
             mine.append((row, record))
         elif mine and ended is None:
             mine.append((row, record))
@@ -63,9 +62,10 @@ def run_of(rows: Sequence[LogRow], steps: Iterable[StepRow], wanted: str | None 
     )
 
 
-def _restart_id(record: Mapping[str, Any], *keys: str) -> str | None:
-    data = record["snapshot"]["data"]
-    return next((str(data[key]["id"]) for key in keys if isinstance(data.get(key), dict) and "id" in data[key]), None)
+def _under_way(record: Mapping[str, Any]) -> str | None:
+    """The id of the restart that was under way after this row."""
+    restart = record["snapshot"]["data"].get("restart")
+    return str(restart["id"]) if isinstance(restart, dict) and "id" in restart else None
 
 
 def _moved(row: LogRow, record: Mapping[str, Any]) -> Moved:

@@ -115,6 +115,18 @@ def test_newest_restart_is_meant_when_none_is_named_and_an_unknown_one_has_no_re
     assert run_of((), ()) is None
 
 
+def test_restart_that_was_given_up_is_newer_than_the_one_that_ended_well_before_it() -> None:
+    well = {"last_restart": {**RESTART, "id": "r0"}}
+    rows = (
+        record(0, "transition", "starting_up.restoring", "operational", well, reason="up"),
+        *(record(row.seq, row.kind, row.state_from, row.state_to, well | json.loads(row.record)["snapshot"]["data"])
+          for row in PAGE_ROWS),
+    )  # fmt: skip
+    newest = run_of(rows, ())
+    assert newest is not None
+    assert newest.id == "r1"
+
+
 def test_given_up_restart_is_told_to_its_end_and_no_further() -> None:
     run = run_of(PAGE_ROWS, ())
     assert run is not None
