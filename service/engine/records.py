@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +9,7 @@ import orjson
 
 from machines.model import Event, InstanceId, Snapshot
 from schemas.base import Json
+from schemas.record import changed
 from service.ports import EventKey, LogRow
 
 
@@ -101,7 +101,7 @@ def log_row(
         previous=before.hash,
         hash=head,
     )
-    return row, replace(after, hash=head)
+    return row, changed(after, hash=head)
 
 
 def merged(data: Mapping[str, Json], changes: Mapping[str, Json]) -> dict[str, Json]:

@@ -4,7 +4,6 @@ Event 2 sees event 1's effect because both look here; `batch()` is what one tran
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from machines.acts import ways_out
 from machines.chart import Chart
 from machines.model import ENDED, Event, InstanceId, PlannedStep, Snapshot, StepFact, StepStatus
+from schemas.record import changed
 from schemas.system import System
 from service.engine.definitions import Definitions
 from service.engine.held import Held
@@ -189,7 +189,7 @@ class Work:
     ) -> Snapshot:
         """Adds a log row for the instance; its snapshot is changed by `moved`, and has the next seq and chain head."""
         before = live.snapshot
-        after = replace(before, seq=before.seq + 1, epoch=self.epoch, **moved)
+        after = changed(before, seq=before.seq + 1, epoch=self.epoch, **moved)
         row, head = log_row(kind, before, after, event, extra)
         self._log.append(row)
         live.snapshot = head
@@ -208,7 +208,7 @@ class Work:
                 del self._changes[key]
             new = self._new_steps.get(key)
             if new is not None and new.status not in ENDED:
-                self._new_steps[key] = replace(new, status=StepStatus.CANCELLED)
+                self._new_steps[key] = changed(new, status=StepStatus.CANCELLED)
         if instance in self._timers:
             timers = self._timers[instance]
             self._timers[instance] = {kind: timer for kind, timer in timers.items() if kind == GATE_TIMER}
@@ -228,12 +228,12 @@ class Work:
             for name in ("status", "ready_at", "answer", "attempt", "error")
             if (value := getattr(change, name)) is not None
         }
-        live.steps[change.key.name] = changed = replace(row, **given)
+        live.steps[change.key.name] = row = changed(row, **given)
         if change.key in self._new_steps:
-            self._new_steps[change.key] = changed
+            self._new_steps[change.key] = row
             return
         earlier = self._changes.get(change.key)
-        self._changes[change.key] = replace(earlier, **given) if earlier is not None else change
+        self._changes[change.key] = changed(earlier, **given) if earlier is not None else change
 
     def timer(self, live: Live, kind: str, due_at: datetime, entry: int | None = None) -> None:
         """A due time of the current state entry, or of another `entry`."""
@@ -309,5 +309,5 @@ def _summed(observations: Sequence[Observation]) -> tuple[Observation, ...]:
     for one in observations:
         key = (one.instance, one.minute)
         seen = sums.get(key)
-        sums[key] = one if seen is None else replace(seen, count=seen.count + 1, total=seen.total + one.total)
+        sums[key] = one if seen is None else changed(seen, count=seen.count + 1, total=seen.total + one.total)
     return tuple(sums.values())
