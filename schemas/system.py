@@ -321,11 +321,7 @@ class System(Closed):
 
     def named(self, right: Right) -> tuple[str, ...]:
         """The users whom `allow:` names for `right`, in the order of the file."""
-        if right is Right.APPROVE:
-            return tuple(self.allow.approve.by) if self.allow.approve is not None else ()
-        if right is Right.OPERATE:
-            return tuple(self.gate.from_ or ()) if self.gate is not None else ()
-        return tuple(getattr(self.allow, right.value) or ())
+        return tuple(self._named[right] or ())
 
     def permits(self, right: Right, user: str | None, *, local: bool, component: str | None = None) -> str | None:
         """None when allowed, else why not. `user` is the name the broker verified; `local` the local command line."""
@@ -333,7 +329,7 @@ class System(Closed):
             return None
         if user is None:
             return f"the event carries no verified user; set the AMQP property user_id ({right} is guarded by allow:)"
-        names = self._named(right)
+        names = self._named[right]
         if names is not None:
             if user in names:
                 return None
@@ -349,14 +345,20 @@ class System(Closed):
                 why = f"allow.{right} is not set, so only the local command line may"
                 return f"{user} may not {right} {self.system}; {why}"
 
-    def _named(self, right: Right) -> list[str] | None:
-        """Whom the file names for `right`; None when its key is absent."""
-        if right is Right.APPROVE:
-            return self.allow.approve.by if self.allow.approve is not None else None
-        if right is Right.OPERATE:
-            return self.gate.from_ if self.gate is not None else None
-        named: list[str] | None = getattr(self.allow, right)
-        return named
+    @cached_property
+    def _named(self) -> dict[Right, list[str] | None]:
+        """Whom the file names for each right; None when its key is absent. Asked for each event, like the alerts."""
+        allow, gate = self.allow, self.gate
+        return {
+            Right.RESTART: allow.restart,
+            Right.RECOVER: allow.recover,
+            Right.TASKS: allow.tasks,
+            Right.ACT: allow.act,
+            Right.APPROVE: allow.approve.by if allow.approve is not None else None,
+            Right.OBSERVE: allow.observe,
+            Right.ANSWER: allow.answer,
+            Right.OPERATE: gate.from_ if gate is not None else None,
+        }
 
     def config_hash(self) -> str:
         """SHA-256 (hex) of the canonical text of this configuration."""
