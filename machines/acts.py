@@ -99,9 +99,10 @@ def answers(instance: InstanceId, asked: Asks) -> tuple[str, ...]:
     return (f'{yes} --reason "WHY"', f'{yes} --deny --reason "WHY"')
 
 
-def needs_a_person(machine: Machine, state: State) -> bool:
-    """A rest that only people's acts lead out of as it should: halted, degraded."""
-    return state.resting and any(True for _ in _of_instance(machine, state.name, {}))
+@lru_cache(maxsize=1024)
+def needs_a_person(machine: Machine, state: str) -> bool:
+    """Whether `state` is a rest that only people's acts lead out of as it should: halted, degraded."""
+    return machine.state(state).resting and any(True for _ in _of_instance(machine, state, {}))
 
 
 def when_silent(planned: PlannedStep, attempt: int, state: State) -> str:

@@ -126,7 +126,7 @@ def _of_the_state(
     elif snapshot.deadline_at is not None:
         then = state.then or "its deadline passes"
         yield Wait(f"if nobody acts: {then} at {clock(snapshot.deadline_at, zone)}", ways)
-    elif needs_a_person(machine, state):
+    elif needs_a_person(machine, state.name):
         data = snapshot.data
         abort = record(data, "last_abort") if _gave_up_last(data) else {}
         failure = record(data, "failure") or record(abort, "failure")

@@ -149,7 +149,7 @@ def _enter(work: Work, live: Live, after: Snapshot) -> None:
         asked = state.asks(after.data)
         ways = (*answers(after.instance, asked), *live.commands())
         work.say(notices.wait(after, None, asked.whom, after.deadline_at, asked.then, work.now, ways))
-    if needs_a_person(machine, state):
+    if needs_a_person(machine, after.state):
         ways = live.commands()
         who = f"a person: {state.name} lasts until somebody acts. One of: {'; '.join(ways)}"
         work.say(notices.wait(after, None, who, None, f"it stays {state.name}", work.now, ways))

@@ -46,7 +46,7 @@ def settle(
 
 
 def _decide_all(work: Work, arrived: Arrived, event: Event, addressed: Meant) -> str:
-    meant = tuple(i for i in addressed if work.exists(i) or not _names(event, i))
+    meant = [instance for instance in addressed if work.exists(instance) or not _names(event, instance)]
     if not meant:
         reason = f"no instance of {event.system} is meant by this relight.{event.name}"
         bury(work, arrived, Rejected((reason,), event.system, event.source, event.id, f"relight.{event.name}"), 1)
@@ -69,7 +69,10 @@ def _decide_all(work: Work, arrived: Arrived, event: Event, addressed: Meant) ->
             outcomes[instance] = decide(work, instance, event)
     if arrived.kept_in_inbox:
         work.settle_event(arrived.key, arrived.body_hash, {str(i): str(o) for i, o in outcomes.items()})
-    return next((o for o in (Outcome.APPLIED, Outcome.REFUSED) if o in outcomes.values()), Outcome.ABSORBED)
+    for outcome in (Outcome.APPLIED, Outcome.REFUSED):
+        if outcome in outcomes.values():
+            return outcome
+    return Outcome.ABSORBED
 
 
 def _names(event: Event, instance: InstanceId) -> bool:
