@@ -195,7 +195,8 @@ class Service:
 
     async def _open(self, stack: AsyncExitStack) -> PostgresStore:
         shards = self._settings.engine.shards
-        store = await PostgresStore.connect(self._addresses.postgres_url, shards=shards)
+        # Each shard may commit one batch and read for the next.
+        store = await PostgresStore.connect(self._addresses.postgres_url, shards=shards, writers=2 * shards)
         stack.push_async_callback(store.close)
         return store
 

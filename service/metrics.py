@@ -24,6 +24,9 @@ BATCH_EVENTS = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
     registry=REGISTRY,
 )
+DECIDED_AHEAD = Counter(
+    "relight_decided_ahead", "Batches committed as they were decided while the one before was", registry=REGISTRY
+)
 COMMIT_SECONDS = Histogram(
     "relight_commit_seconds",
     "A batch's transaction, as its owner waited for it (the next batch of a backlog is decided meanwhile)",

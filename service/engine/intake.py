@@ -5,7 +5,7 @@ A batch is a prefix of each lane plus signals and due timers. Every event in it 
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -79,7 +79,8 @@ class Intake:
         self._clock = clock
         self._size = size
         self._decider = Decider(store, definitions, ownership)
-        self._ahead = Ahead(lanes, self._decider, clock, size)
+        self._tasks = asyncio.TaskGroup()
+        self._ahead = Ahead(lanes, self._decider, clock, size, self._tasks)
         self.trouble: str | None = None
         """Why what has arrived cannot be settled, for people, while it is tried again and again."""
         self._signalled = True
@@ -92,12 +93,12 @@ class Intake:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with self._tasks as tasks:
             tasks.create_task(self._watch_signals())
             tasks.create_task(self._watch_lanes())
-            tasks.create_task(self._loop(tasks))
+            tasks.create_task(self._loop())
 
-    async def _loop(self, beside: asyncio.TaskGroup) -> None:
+    async def _loop(self) -> None:
         while True:
             self._arrival.clear()
             if self._outbox.full:
@@ -107,10 +108,8 @@ class Intake:
             deliveries, decided = await self._ahead.next()
             deliveries = deliveries or self._lanes.take(self._size)
             if deliveries or self._inside_is_due():
-                portions = _portions(deliveries)
-                for some in portions:
-                    # What follows may only be looked at when nothing of these is left.
-                    await self._take_in(some, decided, beside if len(portions) == 1 else None)
+                for some in _portions(deliveries):
+                    await self._take_in(some, decided)
             else:
                 if self._outbox.has_sent:
                     await self._take_in(())
@@ -156,12 +155,10 @@ class Intake:
 
     # --- one batch -------------------------------------------------------------------------------------------------
 
-    async def _take_in(
-        self, deliveries: Sequence[Delivery], decided: Decided | None = None, beside: asyncio.TaskGroup | None = None
-    ) -> None:
+    async def _take_in(self, deliveries: Sequence[Delivery], decided: Decided | None = None) -> None:
         """Settles the deliveries together with what waits inside, whatever it takes, then acknowledges them.
 
-        `decided`: what was decided of them ahead. `beside`: where the next may be decided during their commit.
+        `decided`: what was decided of them ahead.
         """
         failures = 0
         tried: dict[EventKey, int] = {}
@@ -184,7 +181,7 @@ class Intake:
                 if any(delivery.redelivered for delivery in deliveries):
                     await self._one_by_one(everything, tried)
                 else:
-                    await self._together(everything, now, tried, decided, beside)
+                    await self._together(everything, now, tried, decided)
                 if self._timers_moved:
                     self._next_timer = await self._store.next_timer(self._ownership.shard)
                     self._timers_moved = False
@@ -246,17 +243,14 @@ class Intake:
         return from_timer(timer, event)
 
     async def _together(
-        self,
-        arrived: Sequence[Arrived],
-        now: datetime,
-        tried: dict[EventKey, int],
-        decided: Decided | None,
-        beside: asyncio.TaskGroup | None,
+        self, arrived: Sequence[Arrived], now: datetime, tried: dict[EventKey, int], decided: Decided | None
     ) -> None:
         if not arrived and not self._outbox.has_sent:
             return
         try:
-            await self._commit(decided or await self._decide(arrived, now), beside)
+            await self._commit(decided or await self._decide(arrived, now), look_ahead=True)
+            if decided is not None:
+                metrics.DECIDED_AHEAD.inc()
         except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # one event of these brings it, whatever it is: find that one
@@ -304,7 +298,7 @@ class Intake:
     async def _known(self, arrived: Sequence[Arrived]) -> Collection[EventKey]:
         """Those that have outcomes. None, when one of them cannot even be asked about: each is tried by itself then."""
         try:
-            return await self._decider.known(arrived, self._clock.now())
+            return await self._decider.known(arrived)
         except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # which one it is shows when each is alone
@@ -330,19 +324,19 @@ class Intake:
     async def _decide(self, arrived: Sequence[Arrived], now: datetime) -> Decided:
         return await self._decider.decide(arrived, meant(arrived, self._definitions), now)
 
-    async def _commit(self, decided: Decided, beside: asyncio.TaskGroup | None = None) -> None:
-        await self._write(decided.work, beside)
+    async def _commit(self, decided: Decided, *, look_ahead: bool = False) -> None:
+        await self._write(decided.work, look_ahead=look_ahead)
         metrics.BATCH_EVENTS.observe(len(decided.arrived))
         count_outcomes(decided.outcomes)
 
-    async def _write(self, work: Work, beside: asyncio.TaskGroup | None = None) -> None:
+    async def _write(self, work: Work, *, look_ahead: bool = False) -> None:
         sent = self._outbox.take_sent()
         batch = work.batch(self._ownership.shard, self._ownership.token, sent)
         crash_point("intake.before_commit")
         # Whatever is still decided by now was decided before this commit, and does not know of it.
         self._ahead.give_up()
-        if beside is not None and not self._outbox.full:
-            self._ahead.begin(work, batch, beside)
+        if look_ahead:
+            self._ahead.begin(work)
         try:
             with metrics.COMMIT_SECONDS.time():
                 ids = await self._store.commit(batch)
@@ -373,8 +367,10 @@ class Intake:
         await self._clock.sleep(min(2.0, 0.02 * 2 ** min(failures, 10)))
 
 
-def _portions(deliveries: Sequence[Delivery]) -> list[Sequence[Delivery]]:
+def _portions(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
     """All at once, or where single tries are to be expected in short portions; each a prefix of what is left."""
     if not any(delivery.redelivered for delivery in deliveries):
-        return [deliveries]
-    return [deliveries[start : start + ALONE] for start in range(0, len(deliveries), ALONE)]
+        yield deliveries
+        return
+    for start in range(0, len(deliveries), ALONE):
+        yield deliveries[start : start + ALONE]

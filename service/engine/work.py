@@ -118,7 +118,8 @@ class Work:
         self.definitions = definitions
         self.epoch = epoch
         self.now = now
-        self.live_runs = prepared.live_runs
+        self.live_runs = {system: dict(runs) for system, runs in prepared.live_runs.items()}
+        """Of each system: who is under way, and in which state."""
         self.outcomes: list[tuple[str, str]] = []
         self._loaded = prepared.instances
         self._gate_rows = prepared.gates
@@ -194,6 +195,12 @@ class Work:
         self._log.append(row)
         live.snapshot = head
         self._touched[head.instance] = None
+        runs = self.live_runs.get(head.system)
+        if runs is not None:
+            if live.waits:
+                runs[head.instance] = head.state
+            elif runs:
+                runs.pop(head.instance, None)
         return head
 
     def leave(self, live: Live, entry: int) -> None:
@@ -266,9 +273,21 @@ class Work:
     def timer_done(self, timer: TimerRow) -> None:
         self._fired.append(timer)
 
-    def stirs_no_run(self) -> bool:
-        """Whether nobody whom the batch moves is a live run, neither before nor after."""
-        return not any(live.waited or live.waits for live in map(self._live.__getitem__, self._touched))
+    @property
+    def only_moves_the_resting(self) -> bool:
+        """Whether it touches no steps, due times, signals, dead letters and gates, and nobody whom it moves is a live
+        run, neither before nor after: then it changes nothing for events of others."""
+        beside = (
+            self._leave, self._new_steps, self._changes, self._timers, self._fired, self._signals, self._dead,
+            self._gates,
+        )  # fmt: skip
+        moved = (self._live[instance] for instance in self._touched)
+        return not any(beside) and not any(one.waited or one.waits for one in moved)
+
+    def touches(self, keys: Iterable[EventKey], instances: Iterable[InstanceId]) -> bool:
+        """Whether one of these events is settled here, or one of these instances moved."""
+        settled = {row.key for row in self._inbox}
+        return not settled.isdisjoint(keys) or not self._touched.keys().isdisjoint(instances)
 
     def earliest_timer(self) -> datetime | None:
         return min((timer.due_at for timer in self._all_timers()), default=None)

@@ -33,7 +33,6 @@ class Lanes(Protocol):
         """Returns when a delivery is there, or after `timeout` seconds."""
         ...
 
-    @property
     def waiting(self) -> int:
         """How many deliveries `take` could give now."""
         ...

@@ -242,9 +242,8 @@ class _Lanes:
     async def wait(self, timeout: float) -> None:
         await (asyncio.sleep(timeout) if self.deaf or self._life.dead else self.inner.wait(timeout))
 
-    @property
     def waiting(self) -> int:
-        return 0 if self.deaf or self._life.dead else self.inner.waiting
+        return 0 if self.deaf or self._life.dead else self.inner.waiting()
 
     def take(self, limit: int) -> tuple[Delivery, ...]:
         return () if self.deaf or self._life.dead else self.inner.take(limit)

@@ -265,7 +265,7 @@ async def test_buffered_events_of_a_lost_channel_are_thrown_away_not_handed_out_
         await lanes.wait(SOON)
         await bench.cut()
         # Nobody may have noticed yet: nothing that died with the channel may be counted on.
-        counted, got = lanes.waiting, list(lanes.take(1000))
+        counted, got = lanes.waiting(), list(lanes.take(1000))
         assert len(got) == counted
         got += await collect(lanes, 3 - len(got))
         assert bodies(got) == ["m0", "m1", "m2"]
@@ -292,6 +292,22 @@ async def test_paused_lanes_hand_out_nothing_and_lose_nothing(bench: Bench) -> N
         assert await nothing_comes(lanes)
         lanes.resume()
         assert bodies(await collect(lanes, 1)) == ["held"]
+
+
+async def test_lanes_count_what_they_could_give_and_nothing_while_they_pause(bench: Bench) -> None:
+    async with bench.broker.lanes(0) as lanes:
+        assert lanes.waiting() == 0
+        for key in ("metrics.metric.observed", "metrics.restart.requested", "metrics.metric.observed"):
+            await bench.tell(key)
+        async with asyncio.timeout(SOON):
+            while lanes.waiting() < 3:
+                await asyncio.sleep(0.01)
+        lanes.pause()
+        assert lanes.waiting() == 0
+        lanes.resume()
+        assert lanes.waiting() == 3
+        lanes.take(2)
+        assert lanes.waiting() == 1
 
 
 async def test_no_more_than_the_prefetch_is_held_without_an_ack(bench: Bench) -> None:

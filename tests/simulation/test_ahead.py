@@ -4,19 +4,25 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
-from machines.model import Event, InstanceId
+from machines.model import Event, InstanceId, PlannedStep, Snapshot, StepStatus
 from machines.registry import MACHINES
 from schemas.system import System
 from service.adapters.memory.lanes import MemoryLanes
+from service.engine import deciding
 from service.engine.definitions import Definitions
+from service.engine.intake import ATTEMPTS
+from service.engine.owner import Owner
+from service.engine.reading import Arrived
 from service.engine.records import fold
+from service.engine.work import Work
 from service.errors import Poison, Unavailable
-from service.ports import Batch
-from tests.simulation.desk import Desk, measured, told
+from service.ports import Batch, Ownership, StepKey, StepRow, TimerRow
+from tests.simulation.desk import LEASE, Desk, measured, told
 from tests.simulation.story import SYSTEM
 
 METRICS = [f"m{number}" for number in range(8)]
@@ -90,6 +96,18 @@ def test_next_batch_is_decided_while_the_one_before_is_committed() -> None:
     assert [sequence(desk, metric) for metric in METRICS] == [[f"{metric}-95"] for metric in METRICS]
 
 
+def test_rest_that_is_smaller_than_a_batch_waits_for_its_turn() -> None:
+    backlogs = []
+
+    async def story(desk: Desk) -> None:
+        backlogs.append(Backlog(desk, *crossing(*METRICS[:5])))
+        await desk.serve()
+
+    desk = told(story, batch=3)
+    assert not backlogs[0].meanwhile()
+    assert [sequence(desk, metric) for metric in METRICS[:5]] == [[f"{metric}-95"] for metric in METRICS[:5]]
+
+
 def test_batch_that_means_what_is_being_committed_waits_for_its_turn() -> None:
     backlogs = []
 
@@ -128,7 +146,16 @@ def test_what_was_decided_ahead_of_a_commit_that_failed_is_decided_again_in_its_
 
 @pytest.mark.parametrize("guilty", ["m1-95", "m2-95", "m5-95"])
 def test_event_whose_fault_it_is_is_buried_alone_wherever_it_was_decided(guilty: str) -> None:
+    lives = []
+
     async def story(desk: Desk) -> None:
+        acquire = desk.store.acquire
+
+        async def counted(shard: int, owner: str, lease: timedelta) -> Ownership | None:
+            lives.append(owner)
+            return await acquire(shard, owner, lease)
+
+        desk.store.acquire = counted  # type: ignore[method-assign]
         Backlog(desk, *crossing(*METRICS))
         alert = MACHINES["alert"]
 
@@ -143,6 +170,7 @@ def test_event_whose_fault_it_is_is_buried_alone_wherever_it_was_decided(guilty:
 
     desk = told(story, batch=2)
     assert [letter.event_id for letter in desk.store.tables.dead] == [guilty]
+    assert len(lives) == 1, "its owner went on"
     others = [metric for metric in METRICS if not guilty.startswith(metric)]
     assert [sequence(desk, metric) for metric in others] == [[f"{metric}-95"] for metric in others]
 
@@ -214,11 +242,132 @@ def test_signal_that_came_during_the_commit_is_taken_in_before_what_was_decided_
     assert rows[0].at <= rows[1].at
 
 
+def test_due_time_that_came_during_the_commit_is_settled_with_what_was_decided_ahead() -> None:
+    passed: list[tuple[str, ...]] = []
+
+    async def story(desk: Desk) -> None:
+        backlog = Backlog(desk, *crossing("m7"))
+        committing, due = backlog.committing, desk.clock.now() + timedelta(seconds=2)
+        timer = TimerRow(InstanceId("alert/metrics/m7"), 1, "dwell", due)
+        desk.store.tables.timers[timer.instance, timer.kind] = (0, timer)
+
+        async def slow(batch: Batch) -> tuple[int, ...]:
+            if any(row.key.id == "m1-95" for row in batch.inbox):
+                await asyncio.sleep(2)
+            if batch.timers_fired:
+                passed.append(tuple(row.key.id for row in batch.inbox))
+            return await committing(batch)
+
+        backlog.committing = slow
+        await desk.serve(before=lambda: [desk.put(f"{m}-95", data={"metric": m, "value": 95.0}) for m in METRICS[:6]])
+        assert backlog.meanwhile() == ["read m2-95,m3-95"]
+
+    told(story, batch=2)
+    assert passed == [("m2-95", "m3-95")]
+
+
+def test_answer_is_not_decided_ahead_of_the_one_before_to_the_same_step() -> None:
+    """An answer changes a step and moves nobody; the next one must see the step as it left it."""
+    backlogs = []
+
+    async def story(desk: Desk) -> None:
+        backlogs.append(Backlog(desk))
+        instance, now = InstanceId("lifecycle/metrics"), desk.clock.now()
+        version, current = MACHINES["lifecycle"].version, desk.definitions.current_hash("metrics")
+        later = now + timedelta(hours=1)
+        state = "preparing_for_restart.notifying"
+        desk.store.tables.instances[instance] = Snapshot(
+            instance,
+            "metrics",
+            "lifecycle",
+            version,
+            current,
+            1,
+            1,
+            state,
+            2,
+            now,
+            deadline_at=later,
+        )
+        planned = PlannedStep("flush:calculator", "participant.flush", 1, timedelta(60), 3, component="calculator")
+        key = StepKey(instance, 2, planned.name)
+        desk.store.tables.steps[key] = StepRow(
+            key, "metrics", "local", planned, StepStatus.WAITING, state, current, attempt=1
+        )
+        for identity, outcome in (("first", "done"), ("contrary", "failed")):
+            body = {
+                "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.participant.answered",
+                "subject": "metrics",
+                "data": {"component": "calculator", "commandid": key.command_id, "token": 1, "outcome": outcome},
+            }  # fmt: skip
+            desk.broker.put("metrics.participant.answered", json.dumps(body).encode(), user="metrics.calculator")
+        await desk.serve(5)
+
+    desk = told(story, batch=1)
+    [step] = desk.store.tables.steps.values()
+    assert step.answer is not None
+    assert step.answer["outcome"] == "done"
+    assert desk.outcomes("contrary") == {"lifecycle/metrics": "refused"}
+    assert not backlogs[0].meanwhile()
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["when it is decided", "when it is asked whom it means"])
+def test_measurement_that_kills_its_owner_is_not_decided_ahead_when_it_comes_again(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decided beside a batch of fresh events it would never be tried alone, and would kill every owner after."""
+    deaths, owners, alert, real = [], list[asyncio.Task[None]](), MACHINES["alert"], deciding.settle
+
+    class Died(BaseException):
+        pass
+
+    def may_die(identity: str) -> None:
+        if identity == "deadly":
+            deaths.append(identity)
+            owners[-1].cancel()
+            raise Died
+
+    def settle(work: Work, arrived: Arrived, *rest: Any) -> str:
+        may_die(arrived.key.id)
+        return real(work, arrived, *rest)
+
+    def address(event: Event) -> InstanceId | None:
+        may_die(event.id)
+        return alert.address(event)
+
+    if not asked:
+        monkeypatch.setattr(deciding, "settle", settle)
+
+    async def story(desk: Desk) -> None:
+        Backlog(desk, ("deadly", "m0", 95.0), ("harmless", "m1", 95.0))
+        if asked:
+            desk.definitions = Definitions({**MACHINES, "alert": replace(alert, address=address)}, {"metrics": WIDE})
+        for life in range(10):
+            for number in range(2):
+                body = {
+                    "specversion": "1.0", "id": f"fresh{life}.{number}", "source": "probe", "subject": "metrics",
+                    "type": "relight.restart.cancelled", "data": {"reason": "never mind"},
+                }  # fmt: skip
+                desk.broker.put("metrics.restart.cancelled", json.dumps(body).encode(), user="ana")
+            owner = Owner(
+                0, "owner", desk.store, desk.broker, lambda: desk.definitions, desk.clock, lease=LEASE, batch=2
+            )
+            owners.append(asyncio.create_task(owner.run()))
+            await asyncio.wait(owners[-1:], timeout=10)
+            owners[-1].cancel()
+            await asyncio.wait(owners[-1:])
+
+    desk = told(story, batch=2)
+    assert [letter.event_id for letter in desk.store.tables.dead] == ["deadly"]
+    assert len(deaths) <= 1 + ATTEMPTS
+    assert desk.outcomes("harmless") == {"alert/metrics/m1": "applied"}
+
+
 def test_lanes_that_give_less_than_they_counted_leave_nothing_acknowledged_and_unsettled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A channel may die between the two questions: its buffer is counted, and gone when it is taken."""
-    monkeypatch.setattr(MemoryLanes, "waiting", property(lambda _: 1000))
+    """No lanes of ours do; but a decision about nothing, kept for what comes next, would acknowledge it unsettled."""
+    monkeypatch.setattr(MemoryLanes, "waiting", lambda _: 1000)
 
     async def story(desk: Desk) -> None:
         backlog = Backlog(desk, *crossing("m0", "m1"))

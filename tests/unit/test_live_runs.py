@@ -41,9 +41,12 @@ def test_batch_knows_whether_it_moves_a_live_run(
         NOW,
         **{what: before},  # type: ignore[arg-type]
     )
-    work = Work(Prepared({}, {MEMORY: Loaded(snapshot)}), definitions, epoch=1, now=NOW)
+    runs = {"metrics": {MEMORY: "warning"} if before is not None else {}}
+    work = Work(Prepared({}, {MEMORY: Loaded(snapshot)}, runs), definitions, epoch=1, now=NOW)
     live = work.live(MEMORY, "metrics")
-    assert work.stirs_no_run(), "nobody was moved yet"
+    assert work.only_moves_the_resting, "nobody was moved yet"
     event = Event("e1", "test", "metric.observed", "metrics", MetricObserved(metric="memory", value=95), NOW)
     work.append(live, "transition", event, {}, {what: after})
-    assert work.stirs_no_run() is not stirs
+    assert work.only_moves_the_resting is not stirs
+    # And the next event of the same batch sees it.
+    assert work.live_runs == {"metrics": {MEMORY: "warning"} if after is not None else {}}

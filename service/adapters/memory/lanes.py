@@ -147,7 +147,6 @@ class MemoryLanes:
                         async with time_limit(self._broker.next_due(self._names)):
                             await self._arrived.wait()
 
-    @property
     def waiting(self) -> int:
         if not self._resumed.is_set():
             return 0

@@ -66,7 +66,6 @@ class Consumer:
         """Consumes (again)."""
         self._wanted.set()
 
-    @property
     def waiting(self) -> int:
         """How many `take` could give."""
         return len(self.buffer) if self._lives() else 0
@@ -255,9 +254,8 @@ class RabbitLanes:
                     self._something.clear()
                     await self._something.wait()
 
-    @property
     def waiting(self) -> int:
-        return 0 if self._paused.is_set() else sum(lane.waiting for lane in self._lanes)
+        return 0 if self._paused.is_set() else sum(lane.waiting() for lane in self._lanes)
 
     def take(self, limit: int) -> tuple[Delivery, ...]:
         if self._paused.is_set():
