@@ -201,6 +201,32 @@ async def test_events_and_steps_never_read_a_table_through(url: str, sql: Any, p
     assert await scans(sql) == before
 
 
+async def test_sent_rows_are_deleted_without_looking_at_what_was_deleted_before(url: str, sql: Any) -> None:
+    """A flood deletes faster than anybody vacuums: what a commit costs may not grow with it."""
+    await sql.execute("ALTER TABLE relight.outbox SET (autovacuum_enabled = false)")
+    looked = []
+    for deleted in (1, 100):
+        store = await PostgresStore.connect(url, writers=1)
+        owner = await owner_of(store)
+        for _ in range(deleted):
+            sent = await store.commit(owner.batch(outbox=tuple(out(str(number)) for number in range(200))))
+            before = await index_blocks(store, sql)
+            await store.commit(owner.batch(sent=sent))
+        looked.append(await index_blocks(store, sql) - before)
+        await store.close()
+    assert looked[1] <= looked[0] + 10, "beside the few leaves of these 200 rows"
+
+
+async def index_blocks(store: PostgresStore, sql: Any) -> int:
+    """Blocks of the outbox's index that were looked at, once the writing session has told its own."""
+    await store._writers.value("SELECT pg_stat_force_next_flush()")
+    await store._writers.value("SELECT 1")
+    found = await sql.fetchval(
+        "SELECT idx_blks_hit + idx_blks_read FROM pg_statio_user_tables WHERE relname = 'outbox'"
+    )
+    return int(found)
+
+
 async def scans(sql: Any) -> dict[str, int]:
     """Sequential scans by table, once every session of a store has ended and told its own."""
     for _ in range(200):

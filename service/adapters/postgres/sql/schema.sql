@@ -572,7 +572,10 @@ BEGIN
         DELETE FROM relight.signals s WHERE s.shard = the_shard AND s.id = ANY (signals_done);
     END IF;
     IF cardinality(sent) > 0 THEN
-        DELETE FROM relight.outbox o WHERE o.shard = the_shard AND o.id = ANY (sent);
+        -- The range keeps the search at these rows: a plan made for few of them may look for each id among all that this
+        -- shard has deleted and nobody has vacuumed yet.
+        DELETE FROM relight.outbox o WHERE o.shard = the_shard AND o.id = ANY (sent)
+            AND o.id BETWEEN (SELECT min(n) FROM unnest(sent) AS n) AND (SELECT max(n) FROM unnest(sent) AS n);
     END IF;
     IF cardinality(the_outbox) > 0 THEN
         WITH new AS (
