@@ -8,7 +8,7 @@ from machines.model import InstanceId
 from service import metrics
 from service.engine.definitions import Definitions
 from service.engine.gate import concerned
-from service.engine.reading import Arrived, Meant
+from service.engine.reading import Arrived, Meant, meant
 from service.engine.settle import settle
 from service.engine.work import Work
 from service.errors import Misconfigured
@@ -47,17 +47,16 @@ class Decider:
         outcomes = [settle(work, one, its, prepared.known, seen) for one, its in zip(arrived, addressed, strict=True)]
         return Decided(arrived, work, outcomes)
 
-    async def known(self, arrived: Sequence[Arrived]) -> Collection[EventKey]:
-        """The keys of those that have outcomes; no machine is asked anything. Raises what the store raises."""
-        keys = _keys(arrived)
-        return (await self._store.prepare(self._ownership.shard, keys, [], [])).known.keys() if keys else ()
+    async def known(self, arrived: Sequence[Arrived], now: datetime) -> Collection[EventKey]:
+        """The keys of those that have outcomes. Raises like `decide`: what is lacking here shows before a try counts."""
+        return (await self._prepare(arrived, meant(arrived, self.definitions), now)).known.keys()
 
     async def _prepare(self, arrived: Sequence[Arrived], addressed: Sequence[Meant], now: datetime) -> Prepared:
         events = [one.event for one in arrived if one.event is not None]
         instances: dict[InstanceId, None] = {}
         for its in addressed:
             instances.update(dict.fromkeys(its))
-        keys = _keys(arrived)
+        keys = [one.key for one in arrived if one.kept_in_inbox or one.rejected is not None]
         if not keys and not instances:
             return Prepared({}, {})
         systems = sorted({event.system for event in events})
@@ -78,8 +77,3 @@ class Decider:
         lacking = tuple(why for snapshot in snapshots if (why := self.definitions.lacks(snapshot)) is not None)
         if lacking:
             raise Misconfigured(lacking)
-
-
-def _keys(arrived: Sequence[Arrived]) -> list[EventKey]:
-    """Of those that the inbox may know."""
-    return [one.key for one in arrived if one.kept_in_inbox or one.rejected is not None]

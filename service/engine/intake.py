@@ -298,7 +298,7 @@ class Intake:
     async def _known(self, arrived: Sequence[Arrived]) -> Collection[EventKey]:
         """Those that have outcomes. None, when one of them cannot even be asked about: each is tried by itself then."""
         try:
-            return await self._decider.known(arrived)
+            return await self._decider.known(arrived, self._clock.now())
         except NO_EVENTS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # which one it is shows when each is alone

@@ -311,37 +311,26 @@ def test_answer_is_not_decided_ahead_of_the_one_before_to_the_same_step() -> Non
     assert not backlogs[0].meanwhile()
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["when it is decided", "when it is asked whom it means"])
 def test_measurement_that_kills_its_owner_is_not_decided_ahead_when_it_comes_again(
-    asked: bool, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Decided beside a batch of fresh events it would never be tried alone, and would kill every owner after."""
-    deaths, owners, alert, real = [], list[asyncio.Task[None]](), MACHINES["alert"], deciding.settle
+    deaths, owners, real = [], list[asyncio.Task[None]](), deciding.settle
 
     class Died(BaseException):
         pass
 
-    def may_die(identity: str) -> None:
-        if identity == "deadly":
-            deaths.append(identity)
+    def settle(work: Work, arrived: Arrived, *rest: Any) -> str:
+        if arrived.key.id == "deadly":
+            deaths.append(arrived.key.id)
             owners[-1].cancel()
             raise Died
-
-    def settle(work: Work, arrived: Arrived, *rest: Any) -> str:
-        may_die(arrived.key.id)
         return real(work, arrived, *rest)
 
-    def address(event: Event) -> InstanceId | None:
-        may_die(event.id)
-        return alert.address(event)
-
-    if not asked:
-        monkeypatch.setattr(deciding, "settle", settle)
+    monkeypatch.setattr(deciding, "settle", settle)
 
     async def story(desk: Desk) -> None:
         Backlog(desk, ("deadly", "m0", 95.0), ("harmless", "m1", 95.0))
-        if asked:
-            desk.definitions = Definitions({**MACHINES, "alert": replace(alert, address=address)}, {"metrics": WIDE})
         for life in range(10):
             for number in range(2):
                 body = {
