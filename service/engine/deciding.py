@@ -48,7 +48,7 @@ class Decider:
         return Decided(arrived, work, outcomes)
 
     async def known(self, arrived: Sequence[Arrived], now: datetime) -> Collection[EventKey]:
-        """The keys of those that have outcomes. Raises like `decide`: what is lacking here shows before a try counts."""
+        """The keys of those that have outcomes. Raises like `decide`: what is lacking shows before a try counts."""
         return (await self._prepare(arrived, meant(arrived, self.definitions), now)).known.keys()
 
     async def _prepare(self, arrived: Sequence[Arrived], addressed: Sequence[Meant], now: datetime) -> Prepared:
