@@ -5,7 +5,7 @@ A batch is a prefix of each lane plus signals and due timers. Every event in it 
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -106,18 +106,25 @@ class Intake:
             else:
                 self._lanes.resume()
             deliveries, decided = await self._ahead.next()
-            deliveries = deliveries or self._lanes.take(self._size)
+            up_to_now = not deliveries or self._time_has_come()
+            if up_to_now:
+                # Due times pass behind all that has arrived by now, also when some of it was taken a while ago.
+                deliveries, decided = (*deliveries, *self._lanes.take(self._size)), None
             if deliveries or self._inside_is_due():
-                for some in _portions(deliveries):
-                    await self._take_in(some, decided)
+                portions = _portions(deliveries)
+                for number, some in enumerate(portions, 1):
+                    await self._take_in(some, decided, times_pass=up_to_now and number == len(portions))
             else:
                 if self._outbox.has_sent:
                     await self._take_in(())
                 await self._rest()
 
     def _inside_is_due(self) -> bool:
+        return self._signalled or self._time_has_come()
+
+    def _time_has_come(self) -> bool:
         due = self._due()
-        return self._signalled or (due is not None and due <= self._clock.now())
+        return due is not None and due <= self._clock.now()
 
     def _due(self) -> datetime | None:
         """When to look at the timers; None when there is none."""
@@ -155,10 +162,12 @@ class Intake:
 
     # --- one batch -------------------------------------------------------------------------------------------------
 
-    async def _take_in(self, deliveries: Sequence[Delivery], decided: Decided | None = None) -> None:
+    async def _take_in(
+        self, deliveries: Sequence[Delivery], decided: Decided | None = None, *, times_pass: bool = False
+    ) -> None:
         """Settles the deliveries together with what waits inside, whatever it takes, then acknowledges them.
 
-        `decided`: what was decided of them ahead.
+        `decided`: what was decided of them ahead. `times_pass`: they are all that has arrived by now.
         """
         failures = 0
         tried: dict[EventKey, int] = {}
@@ -166,7 +175,8 @@ class Intake:
             try:
                 await self._try_inherited(tried)
                 now = self._clock.now()
-                signals, timers = await self._inside(now)
+                # After a failure others may have arrived meanwhile: due times wait for the next turn, behind them.
+                signals, timers = await self._inside(now, times_pass and not failures)
                 if signals or timers:
                     # They come first, and may mean the same: nothing that arrived may have been taken in before them.
                     decided = None
@@ -216,8 +226,8 @@ class Intake:
         await self._one_by_one(arrived, tried, inherited=True)
         self._inherited = NONE_LEFT
 
-    async def _inside(self, now: datetime) -> tuple[list[Arrived], list[Arrived]]:
-        """Signals, and the due times that have come."""
+    async def _inside(self, now: datetime, times_pass: bool) -> tuple[list[Arrived], list[Arrived]]:
+        """Signals, and the due times that have come, if they may pass."""
         if not self._inside_is_due():
             return [], []
         self._signalled = False
@@ -226,7 +236,7 @@ class Intake:
         self._timers_moved = True
         if len(signals) + len(timers) >= self._size:
             self._signalled = True
-        if self._clock.monotonic() < self._listens_until:
+        if not times_pass or self._clock.monotonic() < self._listens_until:
             timers = ()
         if timers:
             crash_point("timers.after_read")
@@ -336,6 +346,7 @@ class Intake:
         # Whatever is still decided by now was decided before this commit, and does not know of it.
         self._ahead.give_up()
         if look_ahead:
+            # Also while portions of what was taken are left: those have their turn first, and end what is decided here.
             self._ahead.begin(work)
         try:
             with metrics.COMMIT_SECONDS.time():
@@ -367,10 +378,8 @@ class Intake:
         await self._clock.sleep(min(2.0, 0.02 * 2 ** min(failures, 10)))
 
 
-def _portions(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+def _portions(deliveries: Sequence[Delivery]) -> list[Sequence[Delivery]]:
     """All at once, or where single tries are to be expected in short portions; each a prefix of what is left."""
     if not any(delivery.redelivered for delivery in deliveries):
-        yield deliveries
-        return
-    for start in range(0, len(deliveries), ALONE):
-        yield deliveries[start : start + ALONE]
+        return [deliveries]
+    return [deliveries[start : start + ALONE] for start in range(0, len(deliveries), ALONE)]

@@ -23,12 +23,12 @@ def ack_before_commit() -> None:
     """Deliveries are acknowledged before their batch is committed."""
     real = Intake._take_in
 
-    async def take_in(self: Intake, deliveries: Sequence[Delivery], *more: Any) -> None:
+    async def take_in(self: Intake, deliveries: Sequence[Delivery], *more: Any, **others: Any) -> None:
         if deliveries:
             await self._lanes.ack(deliveries)
         lanes, self._lanes = self._lanes, _Acknowledged()
         try:
-            await real(self, deliveries, *more)
+            await real(self, deliveries, *more, **others)
         finally:
             self._lanes = lanes
 
@@ -52,9 +52,9 @@ def notifications_outside_of_the_transaction() -> None:
 
     real_write = Intake._write
 
-    async def write(self: Intake, work: Work, *more: Any) -> None:
+    async def write(self: Intake, work: Work, *more: Any, **others: Any) -> None:
         said = real(work, self._ownership.shard, self._ownership.token, ()).outbox
-        await real_write(self, work, *more)
+        await real_write(self, work, *more, **others)
         crash_point("intake.before_commit")
         second = Batch(self._ownership.shard, self._ownership.token, work.now, outbox=said)
         self._outbox.offer(await self._store.commit(second), said)

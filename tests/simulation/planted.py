@@ -46,10 +46,10 @@ def ack_before_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker is told that an event is settled before it is: a death in between loses it."""
     real = Intake._take_in
 
-    async def take_in(self: Intake, deliveries: Sequence[Delivery], *more: Any) -> None:
+    async def take_in(self: Intake, deliveries: Sequence[Delivery], *more: Any, **others: Any) -> None:
         if deliveries:
             await self._lanes.ack(deliveries)
-        await real(self, deliveries, *more)
+        await real(self, deliveries, *more, **others)
 
     monkeypatch.setattr(Intake, "_take_in", take_in)
 
@@ -59,9 +59,9 @@ def publish_outside_of_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     in other words under the same id."""
     real = Intake._write
 
-    async def write(self: Intake, work: Work, *more: Any) -> None:
+    async def write(self: Intake, work: Work, *more: Any, **others: Any) -> None:
         await self._outbox._publisher.publish(work.batch(0, self._ownership.token, ()).outbox)
-        await real(self, work, *more)
+        await real(self, work, *more, **others)
 
     monkeypatch.setattr(Intake, "_write", write)
 

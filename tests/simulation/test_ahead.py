@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from machines.model import Event, InstanceId, PlannedStep, Snapshot, StepStatus
+from machines.model import Event, InstanceId
 from machines.registry import MACHINES
-from schemas.system import System
 from service.adapters.memory.lanes import MemoryLanes
 from service.engine import deciding
 from service.engine.definitions import Definitions
@@ -21,55 +19,9 @@ from service.engine.reading import Arrived
 from service.engine.records import fold
 from service.engine.work import Work
 from service.errors import Poison, Unavailable
-from service.ports import Batch, Ownership, StepKey, StepRow, TimerRow
+from service.ports import Batch, Ownership, TimerRow
+from tests.simulation.backlog import METRICS, WIDE, Backlog, crossing
 from tests.simulation.desk import LEASE, Desk, measured, told
-from tests.simulation.story import SYSTEM
-
-METRICS = [f"m{number}" for number in range(8)]
-WIDE = System.model_validate(
-    json.loads(SYSTEM.model_dump_json(by_alias=True))
-    | {"alerts": [{"metric": metric, "warning": 70, "critical": 90} for metric in METRICS]}
-)
-SLOW = 0.01
-"""Virtual seconds of a commit: long enough for all that can happen meanwhile."""
-
-Commit = Callable[[Batch], Awaitable[tuple[int, ...]]]
-
-
-class Backlog:
-    """A desk with a whole backlog before its owner begins; `seen` is what the store was asked, in order."""
-
-    def __init__(self, desk: Desk, *events: tuple[str, str, float]) -> None:
-        """`events`: identity, metric and value of each."""
-        self.desk, self.seen = desk, list[str]()
-        desk.definitions = Definitions(MACHINES, {"metrics": WIDE})
-        self._commit, self._prepare = desk.store.commit, desk.store.prepare
-        self.committing: Commit = self._commit
-        desk.store.commit = self.commit  # type: ignore[method-assign]  # a slow database
-        desk.store.prepare = self.prepare  # type: ignore[assignment,method-assign]
-        for identity, metric, value in events:
-            desk.put(identity, data={"metric": metric, "value": value})
-
-    async def commit(self, batch: Batch) -> tuple[int, ...]:
-        named = ",".join(row.key.id for row in batch.inbox)
-        self.seen.append(f"begin {named}")
-        await asyncio.sleep(SLOW)
-        try:
-            return await self.committing(batch)
-        finally:
-            self.seen.append(f"end {named}")
-
-    async def prepare(self, shard: int, keys: list[object], *rest: object) -> object:
-        self.seen.append(f"read {','.join(key.id for key in keys)}")  # type: ignore[attr-defined]
-        return await self._prepare(shard, keys, *rest)  # type: ignore[arg-type]
-
-    def meanwhile(self) -> list[str]:
-        """What was read during a commit."""
-        during, found = False, []
-        for line in self.seen:
-            during = line.startswith("begin") or (during and not line.startswith("end"))
-            found += [line] if during and line.startswith("read") else []
-        return found
 
 
 def sequence(desk: Desk, metric: str) -> list[str]:
@@ -78,10 +30,6 @@ def sequence(desk: Desk, metric: str) -> list[str]:
     rows = [desk.store.tables.log[key] for key in sorted(desk.store.tables.log) if key[0] == instance]
     assert fold(rows) == desk.store.tables.instances[instance]
     return [row.event.id for row in rows]
-
-
-def crossing(*metrics: str, of: float = 95.0) -> list[tuple[str, str, float]]:
-    return [(f"{metric}-{of:g}", metric, of) for metric in metrics]
 
 
 def test_next_batch_is_decided_while_the_one_before_is_committed() -> None:
@@ -242,7 +190,7 @@ def test_signal_that_came_during_the_commit_is_taken_in_before_what_was_decided_
     assert rows[0].at <= rows[1].at
 
 
-def test_due_time_that_came_during_the_commit_is_settled_with_what_was_decided_ahead() -> None:
+def test_due_time_that_came_during_the_commit_is_settled_in_the_next_turn() -> None:
     passed: list[tuple[str, ...]] = []
 
     async def story(desk: Desk) -> None:
@@ -263,52 +211,7 @@ def test_due_time_that_came_during_the_commit_is_settled_with_what_was_decided_a
         assert backlog.meanwhile() == ["read m2-95,m3-95"]
 
     told(story, batch=2)
-    assert passed == [("m2-95", "m3-95")]
-
-
-def test_answer_is_not_decided_ahead_of_the_one_before_to_the_same_step() -> None:
-    """An answer changes a step and moves nobody; the next one must see the step as it left it."""
-    backlogs = []
-
-    async def story(desk: Desk) -> None:
-        backlogs.append(Backlog(desk))
-        instance, now = InstanceId("lifecycle/metrics"), desk.clock.now()
-        version, current = MACHINES["lifecycle"].version, desk.definitions.current_hash("metrics")
-        later = now + timedelta(hours=1)
-        state = "preparing_for_restart.notifying"
-        desk.store.tables.instances[instance] = Snapshot(
-            instance,
-            "metrics",
-            "lifecycle",
-            version,
-            current,
-            1,
-            1,
-            state,
-            2,
-            now,
-            deadline_at=later,
-        )
-        planned = PlannedStep("flush:calculator", "participant.flush", 1, timedelta(60), 3, component="calculator")
-        key = StepKey(instance, 2, planned.name)
-        desk.store.tables.steps[key] = StepRow(
-            key, "metrics", "local", planned, StepStatus.WAITING, state, current, attempt=1
-        )
-        for identity, outcome in (("first", "done"), ("contrary", "failed")):
-            body = {
-                "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.participant.answered",
-                "subject": "metrics",
-                "data": {"component": "calculator", "commandid": key.command_id, "token": 1, "outcome": outcome},
-            }  # fmt: skip
-            desk.broker.put("metrics.participant.answered", json.dumps(body).encode(), user="metrics.calculator")
-        await desk.serve(5)
-
-    desk = told(story, batch=1)
-    [step] = desk.store.tables.steps.values()
-    assert step.answer is not None
-    assert step.answer["outcome"] == "done"
-    assert desk.outcomes("contrary") == {"lifecycle/metrics": "refused"}
-    assert not backlogs[0].meanwhile()
+    assert passed == [("m2-95", "m3-95", "m4-95", "m5-95")], "behind all that had arrived"
 
 
 def test_measurement_that_kills_its_owner_is_not_decided_ahead_when_it_comes_again(
