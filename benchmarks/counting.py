@@ -16,7 +16,10 @@ LOOK = 0.02
 """Seconds between two looks at how far it has come: the value of one sequence, which costs the server nothing."""
 
 AT_THE_END = 0.01
-"""Seconds between two looks how much is confirmed: what a measurement may be wrong by at its end."""
+"""Seconds between two looks how much is confirmed: a measurement ends late by so much and serve's time to answer."""
+
+LEFT = 2_000
+"""Rows that may be left in the outbox when all is confirmed: ten batches, whose deletion is not measured."""
 
 GONE_WITHIN = 10.0
 """Seconds in which the last outbox rows are deleted: with the next batch, or a second later when none comes."""
@@ -93,10 +96,24 @@ class Tables:
         while await _confirmed(serves) - mark.confirmed < events:
             await self._go_on(deadline, AT_THE_END, source, events, serves)
         ended = time.time()
-        deadline = time.monotonic() + GONE_WITHIN
-        while await self.value("SELECT EXISTS (SELECT FROM relight.outbox)") or await self.taken_in(source) < events:
-            await self._go_on(deadline, LOOK, source, events, serves)
+        if (left := await self.value("SELECT count(*) FROM relight.outbox")) > LEFT:
+            raise BenchError(
+                f"{left} rows were left in the outbox when all was confirmed: their deletion is unmeasured"
+            )
+        await self.until_nothing_is_unsent()
+        if (confirmed := await _confirmed(serves) - mark.confirmed) != events:
+            raise BenchError(
+                f"{confirmed} notifications were confirmed, and the wave has {events}: others were counted"
+            )
         return Counted(events, ended - await self.began(source))
+
+    async def until_nothing_is_unsent(self) -> None:
+        """Until the outbox is empty. Raises BenchError when it takes for ever."""
+        deadline = time.monotonic() + GONE_WITHIN
+        while await self.value("SELECT EXISTS (SELECT FROM relight.outbox)"):
+            if time.monotonic() > deadline:
+                raise BenchError("the outbox does not become empty")
+            await asyncio.sleep(LOOK)
 
     async def until_absorbed(self, source: str, events: int, *serves: Serve) -> Counted:
         """The same for events that move nothing, from the first batch to the commit of the last."""

@@ -86,11 +86,12 @@ async def settle(track: Track, files: Path, more: Mapping[str, str] | None = Non
 
 
 async def at_rest(track: Track, tables: Tables, serve: Serve) -> None:
-    """Waits until all systems are registered, and ends the first look at each."""
+    """Waits until all systems are registered, ends the first look at each, and lets what that led to be told."""
     systems = track.instances.systems
     await _until(tables, serve, "state = 'unobserved' AND entry > 0", systems)
     await asyncio.to_thread(_end_first_looks, track.place.amqp_url, systems)
     await _until(tables, serve, "state = 'degraded'", systems)
+    await tables.until_nothing_is_unsent()
 
 
 async def _until(tables: Tables, serve: Serve, condition: str, systems: int) -> None:

@@ -20,8 +20,8 @@ def record(cls: type[T]) -> type[T]:
 
 
 def changed(value: T, **others: object) -> T:
-    """The record with `others` in place of what it holds: `dataclasses.replace`, which asks each field anew how it is
-    declared, in half of its time. Raises KeyError for a field that the record does not have."""
+    """The record, of two fields or more, with `others` in place of what it holds. Raises KeyError for a field that it
+    does not have. `dataclasses.replace` asks each field anew how it is declared, and takes twice as long."""
     cls: Any = type(value)
     held, places = _shape(cls)
     values = list(held(value))

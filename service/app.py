@@ -63,7 +63,7 @@ LOOK = 2.0
 log = structlog.get_logger()
 
 COLLECT_AFTER = 20_000
-"""New objects between two looks of the garbage collector: more than one batch of events makes and keeps."""
+"""New objects between two looks of the garbage collector: about as many as a batch of 200 events makes and keeps."""
 
 T = TypeVar("T")
 
@@ -117,8 +117,8 @@ def _replica(home: Path) -> str:
 def _spare_what_is_loaded() -> None:
     """Modules, machines and systems stay as long as the process: the garbage collector need not walk over them again.
 
-    Nor after every 700 new objects, when one batch of events makes thousands that all live until its commit. Together
-    that was a tenth of an event's processor time (docs/performance.md).
+    Nor after every 700 new objects, when one batch of events makes thousands that all live until its commit
+    (docs/performance.md has what that gained).
     """
     gc.collect()
     gc.freeze()

@@ -120,7 +120,6 @@ class Work:
         self.now = now
         self.live_runs = {system: dict(runs) for system, runs in prepared.live_runs.items()}
         """Of each system: who is under way, and in which state."""
-        self.outcomes: list[tuple[str, str]] = []
         self._loaded = prepared.instances
         self._gate_rows = prepared.gates
         self._gates: dict[str, tuple[InstanceId, Held]] = {}

@@ -46,7 +46,7 @@ def test_batch_knows_whether_it_moves_a_live_run(
     live = work.live(MEMORY, "metrics")
     assert work.only_moves_the_resting, "nobody was moved yet"
     event = Event("e1", "test", "metric.observed", "metrics", MetricObserved(metric="memory", value=95), NOW)
-    work.append(live, "transition", event, {}, {what: after})
+    work.append(live, "transition", event, {}, {what: after, "state": "critical"})
     assert work.only_moves_the_resting is not stirs
     # And the next event of the same batch sees it.
-    assert work.live_runs == {"metrics": {MEMORY: "warning"} if after is not None else {}}
+    assert work.live_runs == {"metrics": {MEMORY: "critical"} if after is not None else {}}

@@ -1,5 +1,5 @@
--- Sent rows are deleted by a range of ids too: during a flood each commit took longer than the one before, by 2 ms for every
--- 80,000 rows that were deleted and not vacuumed yet.
+-- Sent rows are deleted by a range of ids too: during a flood each commit took longer than the one before, by 2 ms for
+-- every 80,000 rows that were deleted and not vacuumed yet.
 
 -- One micro-batch: everything or nothing, first of all the lease. The ids of its outbox rows, in order.
 CREATE OR REPLACE FUNCTION relight.commit(
