@@ -175,8 +175,7 @@ class Intake:
             try:
                 await self._try_inherited(tried)
                 now = self._clock.now()
-                # After a failure others may have arrived meanwhile: due times wait for the next turn, behind them.
-                signals, timers = await self._inside(now, times_pass and not failures)
+                signals, timers = await self._inside(now, times_pass)
                 if signals or timers:
                     # They come first, and may mean the same: nothing that arrived may have been taken in before them.
                     decided = None
@@ -203,6 +202,8 @@ class Intake:
                 decided = None
                 failures += 1
                 await self._back_off(error, failures)
+                if times_pass:
+                    deliveries = (*deliveries, *await self._arrived_meanwhile())
         self.trouble = None
         if timers:
             crash_point("timers.after_commit")
@@ -210,6 +211,12 @@ class Intake:
         if deliveries:
             await self._lanes.ack(deliveries)
         crash_point("intake.after_ack")
+
+    async def _arrived_meanwhile(self) -> Sequence[Delivery]:
+        """All that has arrived by now, in its order: due times that passed during an outage pass behind it."""
+        self._ahead.give_up()
+        taken, _ = await self._ahead.next()
+        return (*taken, *self._lanes.take(self._size))
 
     async def _try_inherited(self, tried: dict[EventKey, int]) -> None:
         """Signals that waited at the take-over, each alone: one of them may have ended the owner before this one.

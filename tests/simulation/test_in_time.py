@@ -9,10 +9,11 @@ import pytest
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from machines.registry import MACHINES
 from service.engine import intake
+from service.engine.owner import Owner
 from service.errors import Unavailable
 from service.ports import Batch, StepKey, StepRow, TimerRow
 from tests.simulation.backlog import METRICS, Backlog
-from tests.simulation.desk import Desk, told
+from tests.simulation.desk import LEASE, Desk, told
 
 LIFECYCLE = InstanceId("lifecycle/metrics")
 KEY = StepKey(LIFECYCLE, 2, "flush:calculator")
@@ -131,3 +132,27 @@ def test_answer_among_many_that_are_tried_alone_is_in_time(monkeypatch: pytest.M
 
     desk = told(story, batch=10)
     assert desk.outcomes("answer") == {"lifecycle/metrics": "absorbed"}
+
+
+def test_due_time_that_cannot_be_written_is_told_like_everything_that_cannot() -> None:
+    """A full disk takes nothing: whoever looks at the owner's health must hear it, though no event waits."""
+
+    async def story(desk: Desk) -> None:
+        backlog, waiting = Backlog(desk), Waiting(desk)
+
+        async def full(batch: Batch) -> tuple[int, ...]:
+            raise Unavailable("PostgreSQL", "no space left on device")
+
+        backlog.committing = full
+        owner = Owner(0, "owner", desk.store, desk.broker, lambda: desk.definitions, desk.clock, lease=LEASE, batch=2)
+        task = asyncio.create_task(owner.run())
+        await asyncio.sleep(1)
+        assert owner.waits is None
+        await asyncio.sleep(10)
+        assert desk.clock.now() > waiting.due
+        assert owner.waits is not None
+        assert "no space left on device" in owner.waits
+        task.cancel()
+        await asyncio.wait([task])
+
+    told(story)
