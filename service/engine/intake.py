@@ -106,14 +106,14 @@ class Intake:
             else:
                 self._lanes.resume()
             deliveries, decided = await self._ahead.next()
-            up_to_now = not deliveries or self._time_has_come()
-            if up_to_now:
-                # Due times pass behind all that has arrived by now, also when some of it was taken a while ago.
+            until = self._clock.now() if not deliveries or self._time_has_come() else None
+            if until is not None:
+                # Due times up to now pass behind all that has arrived by now, also when some of it was taken earlier.
                 deliveries, decided = (*deliveries, *self._lanes.take(self._size)), None
             if deliveries or self._inside_is_due():
                 portions = _portions(deliveries)
                 for number, some in enumerate(portions, 1):
-                    await self._take_in(some, decided, times_pass=up_to_now and number == len(portions))
+                    await self._take_in(some, decided, until=until if number == len(portions) else None)
             else:
                 if self._outbox.has_sent:
                     await self._take_in(())
@@ -163,11 +163,12 @@ class Intake:
     # --- one batch -------------------------------------------------------------------------------------------------
 
     async def _take_in(
-        self, deliveries: Sequence[Delivery], decided: Decided | None = None, *, times_pass: bool = False
+        self, deliveries: Sequence[Delivery], decided: Decided | None = None, *, until: datetime | None = None
     ) -> None:
         """Settles the deliveries together with what waits inside, whatever it takes, then acknowledges them.
 
-        `decided`: what was decided of them ahead. `times_pass`: they are all that has arrived by now.
+        `decided`: what was decided of them ahead. `until`: they are all that had arrived by then, and due times up to
+        then pass behind them, however often it is tried; None: no due time passes.
         """
         failures = 0
         tried: dict[EventKey, int] = {}
@@ -175,7 +176,7 @@ class Intake:
             try:
                 await self._try_inherited(tried)
                 now = self._clock.now()
-                signals, timers = await self._inside(now, times_pass)
+                signals, timers = await self._inside(now, until)
                 if signals or timers:
                     # They come first, and may mean the same: nothing that arrived may have been taken in before them.
                     decided = None
@@ -202,8 +203,6 @@ class Intake:
                 decided = None
                 failures += 1
                 await self._back_off(error, failures)
-                if times_pass:
-                    deliveries = (*deliveries, *await self._arrived_meanwhile())
         self.trouble = None
         if timers:
             crash_point("timers.after_commit")
@@ -211,12 +210,6 @@ class Intake:
         if deliveries:
             await self._lanes.ack(deliveries)
         crash_point("intake.after_ack")
-
-    async def _arrived_meanwhile(self) -> Sequence[Delivery]:
-        """All that has arrived by now, in its order: due times that passed during an outage pass behind it."""
-        self._ahead.give_up()
-        taken, _ = await self._ahead.next()
-        return (*taken, *self._lanes.take(self._size))
 
     async def _try_inherited(self, tried: dict[EventKey, int]) -> None:
         """Signals that waited at the take-over, each alone: one of them may have ended the owner before this one.
@@ -233,17 +226,17 @@ class Intake:
         await self._one_by_one(arrived, tried, inherited=True)
         self._inherited = NONE_LEFT
 
-    async def _inside(self, now: datetime, times_pass: bool) -> tuple[list[Arrived], list[Arrived]]:
-        """Signals, and the due times that have come, if they may pass."""
+    async def _inside(self, now: datetime, until: datetime | None) -> tuple[list[Arrived], list[Arrived]]:
+        """Signals, and the due times up to `until`."""
         if not self._inside_is_due():
             return [], []
         self._signalled = False
-        signals, timers = await self._store.pending(self._ownership.shard, now, self._size)
+        signals, timers = await self._store.pending(self._ownership.shard, until or now, self._size)
         # Workers set timers too, always together with a signal.
         self._timers_moved = True
         if len(signals) + len(timers) >= self._size:
             self._signalled = True
-        if not times_pass or self._clock.monotonic() < self._listens_until:
+        if until is None or self._clock.monotonic() < self._listens_until:
             timers = ()
         if timers:
             crash_point("timers.after_read")
@@ -333,7 +326,13 @@ class Intake:
             await self._write_burial(nameless, f"{reason}; kept without its names: {error}", attempts)
 
     async def _write_burial(self, one: Arrived, reason: str, attempts: int) -> None:
-        work = self._decider.work(Prepared({}, {}), self._clock.now())
+        now = self._clock.now()
+        # Behind it something failed, or the answer of this very commit was lost: it is buried already.
+        prepared = await self._store.prepare(self._ownership.shard, [one.key], [], [], [], now)
+        settled = prepared.known.get(one.key)
+        if one.delivery is not None and settled is not None and settled.body_hash == one.body_hash:
+            return
+        work = self._decider.work(Prepared({}, {}), now)
         bury_poison(work, one, reason, attempts)
         await self._write(work)
         metrics.EVENTS.labels(outcome="dead").inc()

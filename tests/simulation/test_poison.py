@@ -10,6 +10,7 @@ from machines.model import Event, InstanceId, StepStatus
 from machines.registry import MACHINES
 from service.adapters.memory.world import MemoryWorld
 from service.engine.definitions import Definitions
+from service.engine.intake import ATTEMPTS
 from service.engine.runner import Runner
 from service.errors import LostLease, Poison, RelightError, Retry, Transient, Unavailable
 from service.ports import Batch, EventKey, StepRow
@@ -123,6 +124,35 @@ def test_redelivered_event_does_not_pay_for_a_database_that_comes_and_goes(error
     desk = told(story)
     assert desk.outcomes("one") == {"alert/metrics/memory": "applied"}
     assert not desk.store.tables.dead
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["the commit behind it fails", "the answer of its burial is lost"])
+def test_event_that_was_buried_is_not_buried_again_when_its_portion_is_tried_again(lost: bool) -> None:
+    async def story(desk: Desk) -> None:
+        for identity in ("killer", "neighbour"):
+            desk.put(identity)
+        async with desk.broker.lanes(0) as lanes:
+            await lanes.wait(1)
+            assert len(lanes.take(9)) == 2
+        desk.store.tables.attempts[EventKey("probe", "killer")] = ATTEMPTS
+        real, failed = desk.store.commit, list[str]()
+
+        async def commit(batch: Batch) -> tuple[int, ...]:
+            about = "killer" if lost else "neighbour"
+            fails = not failed and any(row.key.id == about for row in batch.inbox)
+            ids = await real(batch) if lost or not fails else ()
+            if fails:
+                failed.append(about)
+                raise Unavailable("PostgreSQL", "its session was ended")
+            return ids
+
+        desk.store.commit = commit  # type: ignore[method-assign]
+        await desk.serve()
+        assert failed
+
+    desk = told(story)
+    assert [letter.event_id for letter in desk.store.tables.dead] == ["killer"]
+    assert list(desk.outcomes("neighbour")) == ["alert/metrics/memory"]
 
 
 def test_event_that_the_database_cannot_even_be_asked_about_is_buried_and_the_next_is_applied() -> None:
