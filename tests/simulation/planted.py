@@ -223,8 +223,8 @@ def timer_that_fires_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A due time is decided twice in one batch, whatever its state has become in between."""
     real, real_fired = Intake._inside, decide._timer_fired
 
-    async def inside(self: Intake, now: datetime) -> Any:
-        signals, timers = await real(self, now)
+    async def inside(self: Intake, *given: Any) -> Any:
+        signals, timers = await real(self, *given)
         return signals, [twice for one in timers for twice in (one, one)]
 
     def fired(work: Work, live: Live, event: Event, timer: Any) -> Outcome:
