@@ -12,7 +12,7 @@ MARK = "RELIGHT_EMBEDDED_RABBITMQ"
 PLUGINS = "[rabbitmq_management,rabbitmq_stream].\n"
 
 ERLANG = (
-    # Loopback for the distribution port. PostgreSQL and Relight use the machine too: schedulers sleep instead of spinning,
+    # Loopback for the distribution port. PostgreSQL and Relight use the machine too: schedulers sleep, do not spin,
     # and are bound to no processor, or they would wait for theirs while another is free.
     "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none +stbt u"
 )
