@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import aiormq
 import pamqp.frame
@@ -13,6 +14,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from service.adapters.rabbitmq import RabbitBroker, publish_event
+from service.adapters.rabbitmq.confirms import ConfirmChannel, Waiting
 from service.adapters.rabbitmq.frames import pack, read_content, read_deliver
 from service.clock import SystemClock
 from service.ports import Delivery, Lanes, OutMessage, Sent
@@ -47,6 +49,29 @@ def numbered(number: int, key: str = "metrics.lifecycle.operational", exchange: 
 
 
 # --- out
+
+
+async def test_first_of_a_channel_goes_alone_until_it_is_confirmed(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a broker that has just come back several at once may be confirmed and lost by the status log."""
+    real, sizes = ConfirmChannel.number_and_pack, list[tuple[int, int]]()
+
+    def counted(channel: ConfirmChannel, messages: Sequence[OutMessage], *rest: Any) -> tuple[Waiting, bytes]:
+        sizes.append((len(messages), channel.outstanding))
+        return real(channel, messages, *rest)
+
+    monkeypatch.setattr(ConfirmChannel, "number_and_pack", counted)
+    async with broker.publisher() as publisher:
+        for life in range(2):
+            sizes.clear()
+            await asyncio.gather(
+                publisher.publish([numbered(number) for number in range(500)]),
+                publisher.publish([numbered(number) for number in range(500, 600)]),
+            )
+            assert [size for size, _ in sizes] == [1, 499, 100], f"life {life}"
+            assert sizes[1][1] == 0, "the first had its confirm"
+            await publisher.close()
 
 
 async def test_five_hundred_at_once_arrive_in_order_each_with_its_properties(
