@@ -51,6 +51,7 @@ class RabbitBroker:
         self._systems: tuple[Sequence[str], Mapping[str, int], Sequence[str]] = (), {}, ()
         self._owned: set[int] = set()
         self._declared_on: AbstractConnection | None = None
+        self._declared_for: AbstractConnection | None = None
         self._declaring = asyncio.Lock()
         self._numbers = count(1)
         self._life: asyncio.Task[None] | None = None
@@ -132,7 +133,9 @@ class RabbitBroker:
             yield RabbitCommands(publisher, self._clock)
 
     def _new_publisher(self) -> BatchPublisher:
-        return BatchPublisher(self._publishing, say=self._say, declare_again=self._declare_again)
+        return BatchPublisher(
+            self._publishing, say=self._say, declare_again=self._declare_again, declare_for=self._declare_for
+        )
 
     async def _live(self) -> None:
         try:
@@ -147,6 +150,13 @@ class RabbitBroker:
     def _topology(self) -> Topology:
         systems, shards, gated = self._systems
         return topology(systems, shards, self._stream_age, self._owned, gated)
+
+    async def _declare_for(self, publishing: AbstractConnection) -> None:
+        # A broker that was killed may have forgotten bindings that it had just made. What is published before they are
+        # back goes to whoever is bound, is confirmed, and is not in the status log.
+        if self._declared_for is not publishing:
+            await self._declare_again()
+            self._declared_for = publishing
 
     async def _declare_again(self) -> None:
         await self._restore(await self._consuming.up(CONNECT_TIMEOUT), True)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiormq
-from aiormq.abc import ChannelFrame
+from aiormq.abc import AbstractConnection, ChannelFrame
 
 from service.adapters.rabbitmq.confirms import ConfirmChannel, Waiting
 from service.adapters.rabbitmq.connection import CLOSE_TIMEOUT, SERVER, Link, Say, ask, blocked, explain
@@ -30,10 +30,18 @@ class BatchPublisher:
     """The port `Publisher`. Its channel is opened when it is first needed, and again after it was lost."""
 
     def __init__(
-        self, link: Link, *, say: Say, declare_again: Callable[[], Awaitable[None]], window: int = WINDOW
+        self,
+        link: Link,
+        *,
+        say: Say,
+        declare_again: Callable[[], Awaitable[None]],
+        declare_for: Callable[[AbstractConnection], Awaitable[None]],
+        window: int = WINDOW,
     ) -> None:
-        """`declare_again` restores the topology once the broker has said that an exchange is missing."""
+        """`declare_again` restores the topology once the broker has said that an exchange is missing; `declare_for`
+        before anything is published on a new connection."""
         self._link, self._say, self._declare_again, self._window = link, say, declare_again, window
+        self._declare_for = declare_for
         self._channel: ConfirmChannel | None = None
         self._writing = asyncio.Lock()
         self._exchange_missing = False
@@ -48,24 +56,16 @@ class BatchPublisher:
         cannot carry (over 255 bytes); then nothing of that write was sent.
         """
         batches: list[tuple[ConfirmChannel, Waiting]] = []
-        start = 0
         async with self._writing:
-            while start < len(messages):
+            for start in range(0, len(messages), self._window):
+                part = messages[start : start + self._window]
                 channel = await self._open()
-                first = not channel.settled
-                part = messages[start : start + (1 if first else self._window)]
                 await self._until_unblocked(channel)
                 while channel.outstanding and channel.outstanding + len(part) > self._window:
                     await self._wait(channel, channel.room())
                 waiting, payload = channel.number_and_pack(part, mandatory, expiration)
                 batches.append((channel, waiting))
                 await self._write(channel, payload)
-                if first:
-                    # Alone: a stream whose leader is still being found as its broker comes back is sent again what
-                    # waits for it, up to RabbitMQ 4.0 in the wrong order, and drops and confirms what comes too late
-                    # (rabbitmq-server pull request 12236).
-                    await self._wait(channel, waiting.done)
-                start += len(part)
         for channel, waiting in batches:
             await self._wait(channel, waiting.done)
         verdicts = tuple(verdict for _, waiting in batches for verdict in waiting.verdicts)
@@ -95,6 +95,7 @@ class BatchPublisher:
         if self._exchange_missing:
             await self._declare_again()
             self._exchange_missing = False
+        await self._declare_for(connection)
         channel = ConfirmChannel(connection)
         channel.closing.add_done_callback(lambda closing: self._on_closed(channel, closing))
         try:
