@@ -118,7 +118,7 @@ def _spare_what_is_loaded() -> None:
     """Modules, machines and systems stay as long as the process: the garbage collector need not walk over them again.
 
     Nor after every 700 new objects, when one batch of events makes thousands that all live until its commit
-    (docs/performance.md has what that gained).
+    (docs/performance.md says what that gained).
     """
     gc.collect()
     gc.freeze()

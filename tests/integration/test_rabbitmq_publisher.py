@@ -53,7 +53,7 @@ def numbered(number: int, key: str = "metrics.lifecycle.operational", exchange: 
 async def test_nothing_is_published_on_a_new_connection_before_its_bindings_are_back(
     broker: RabbitBroker, stranger: aiormq.abc.AbstractChannel
 ) -> None:
-    """A killed broker forgets what it bound last: whatever it then confirms would be missing in the status log."""
+    """Whatever a broker confirms that has lost them, as after a kill, would be missing in the status log."""
     async with broker.publisher() as publisher:
         await publisher.publish([numbered(0)])
         await stranger.queue_unbind("relight.status.log", "relight.status", "#")
