@@ -152,8 +152,8 @@ class RabbitBroker:
         return topology(systems, shards, self._stream_age, self._owned, gated)
 
     async def _declare_for(self, publishing: AbstractConnection) -> None:
-        # After a kill -9 of the broker (3.10.8) a stream gets nothing, and all is confirmed, until somebody declares it.
-        # What is published before is not in the status log.
+        # After a kill -9 of the broker (3.10.8) a stream gets nothing, and all is confirmed, until it is declared:
+        # what is published before is not in the status log.
         if self._declared_for is not publishing:
             await self._declare_again()
             self._declared_for = publishing
