@@ -107,7 +107,8 @@ class Engine(_Concern):
 
     shards: Annotated[int, Field(ge=1, le=256)] = 1
     """Default: 1. Slices of the systems, each with an owner: with two, one process decides for one while PostgreSQL
-    commits for the other, and two replicas may decide at once. The same on every replica."""
+    commits for the other, and two replicas may decide at once. The same on every replica; docs/guarantees.md has the
+    limits of more than one."""
 
     lease: Annotated[Duration, _between(timedelta(seconds=2), timedelta(minutes=5))] = timedelta(seconds=10)
     """Default: 10s. How long an owner may decide without renewing: after a crash another takes over this much later."""

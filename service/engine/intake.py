@@ -184,7 +184,7 @@ class Intake:
                     arrived = decided.arrived
                 else:
                     arrived = [from_delivery(delivery, self._definitions, now) for delivery in deliveries]
-                # Due times last: what has arrived by now was in time, however long we could not look at it.
+                # Due times last: what had arrived by `until` was in time, however long we could not look at it.
                 everything = [*signals, *arrived, *timers]
                 if everything:
                     crash_point("intake.after_read")
@@ -326,13 +326,11 @@ class Intake:
             await self._write_burial(nameless, f"{reason}; kept without its names: {error}", attempts)
 
     async def _write_burial(self, one: Arrived, reason: str, attempts: int) -> None:
-        now = self._clock.now()
-        # Behind it something failed, or the answer of this very commit was lost: it is buried already.
-        prepared = await self._store.prepare(self._ownership.shard, [one.key], [], [], [], now)
-        settled = prepared.known.get(one.key)
+        settled = (await self._store.prepare(self._ownership.shard, [one.key], [], [])).known.get(one.key)
         if one.delivery is not None and settled is not None and settled.body_hash == one.body_hash:
+            # Something failed behind it, or the answer of its burial was lost. A signal's row has to go all the same.
             return
-        work = self._decider.work(Prepared({}, {}), now)
+        work = self._decider.work(Prepared({}, {}), self._clock.now())
         bury_poison(work, one, reason, attempts)
         await self._write(work)
         metrics.EVENTS.labels(outcome="dead").inc()

@@ -33,8 +33,11 @@ class Backlog:
         self.committing: Commit = self._commit
         desk.store.commit = self.commit  # type: ignore[method-assign]  # a slow database
         desk.store.prepare = self.prepare  # type: ignore[assignment,method-assign]
+        self.put(*events)
+
+    def put(self, *events: tuple[str, str, float]) -> None:
         for identity, metric, value in events:
-            desk.put(identity, data={"metric": metric, "value": value})
+            self.desk.put(identity, data={"metric": metric, "value": value})
 
     async def commit(self, batch: Batch) -> tuple[int, ...]:
         named = ",".join(row.key.id for row in batch.inbox)

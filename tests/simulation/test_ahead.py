@@ -207,7 +207,7 @@ def test_due_time_that_came_during_the_commit_is_settled_in_the_next_turn() -> N
             return await committing(batch)
 
         backlog.committing = slow
-        await desk.serve(before=lambda: [desk.put(f"{m}-95", data={"metric": m, "value": 95.0}) for m in METRICS[:6]])
+        await desk.serve(before=lambda: backlog.put(*crossing(*METRICS[:6])))
         assert backlog.meanwhile() == ["read m2-95,m3-95"]
 
     told(story, batch=2)

@@ -12,7 +12,7 @@ from service.engine import intake
 from service.engine.owner import Owner
 from service.errors import Unavailable
 from service.ports import Batch, StepKey, StepRow, TimerRow
-from tests.simulation.backlog import METRICS, Backlog
+from tests.simulation.backlog import METRICS, Backlog, crossing
 from tests.simulation.desk import LEASE, Desk, told
 
 LIFECYCLE = InstanceId("lifecycle/metrics")
@@ -80,7 +80,7 @@ def test_answer_that_arrives_when_the_next_batch_was_taken_already_is_in_time() 
             return await committing(batch)
 
         backlog.committing = slow
-        await desk.serve(before=lambda: [desk.put(f"{m}-95", data={"metric": m, "value": 95.0}) for m in METRICS])
+        await desk.serve(before=lambda: backlog.put(*crossing(*METRICS)))
         assert "read m2-95,m3-95" in backlog.meanwhile()
         assert waiting.answered == "done"
 
@@ -105,7 +105,7 @@ def test_answer_that_arrives_while_the_database_is_away_is_in_time() -> None:
 
         answered: list[str] = []
         backlog.committing = away
-        await desk.serve(before=lambda: [desk.put(f"{m}-95", data={"metric": m, "value": 95.0}) for m in METRICS])
+        await desk.serve(before=lambda: backlog.put(*crossing(*METRICS)))
         assert waiting.answered == "done"
 
     desk = told(story, batch=2)
