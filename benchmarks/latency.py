@@ -1,15 +1,19 @@
 """From the publish to the notification, at a pace; and the points of the plot, one load after another."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.alone import WITHIN, job
 from benchmarks.amqp import Broker
 from benchmarks.child import ask, begin, end, finish
+from benchmarks.counting import Tables
 from benchmarks.errors import BenchError
 from benchmarks.figures import percentile
 from benchmarks.naive import QUEUE
+from benchmarks.serving import Serve, serving
 from benchmarks.stage import LOADING, Track
 
 IDLE_RATE = 20.0
@@ -51,9 +55,16 @@ async def at(track: Track, rate: float, seconds: float) -> Latency:
     return Latency(rate, wave.count / found["told_in"], tuple(1000 * one for one in found["latencies"]))
 
 
-async def awake(track: Track) -> None:
-    """Waits until somebody answers: a new owner first compares its database with what was published lately."""
-    await at(track, IDLE_RATE, 0.0)
+@contextlib.asynccontextmanager
+async def served(track: Track, files: Path) -> AsyncIterator[None]:
+    """The block has a `serve` that answers: a new owner first compares its database with what was published lately.
+
+    What it leaves unsent the next one would publish again, and be measured with: it ends when nothing is.
+    """
+    async with serving(Serve(track.place, files)), Tables(track.place.postgres_url) as tables:
+        await at(track, IDLE_RATE, 0.0)
+        yield
+        await tables.until_nothing_is_unsent()
 
 
 async def of_naive(track: Track, files: Path, rate: float, seconds: float) -> Latency:

@@ -12,7 +12,6 @@ from benchmarks.child import ask
 from benchmarks.errors import BenchError
 from benchmarks.figures import medians, percentile, ratios, rounded, spread
 from benchmarks.ground import Ground, ground
-from benchmarks.serving import Serve, serving
 from benchmarks.sizes import Sizes
 from service.embedded.rabbitmq import USER
 
@@ -108,8 +107,7 @@ class Run:
 
     async def _latencies(self, half: float) -> None:
         seconds = self._sizes.latency_seconds
-        async with serving(Serve(self._warm.place, self._files)):
-            await latency.awake(self._warm)
+        async with latency.served(self._warm, self._files):
             idle = await latency.at(self._warm, latency.IDLE_RATE, seconds)
             busy = await latency.at(self._warm, half, seconds)
         naive = await latency.of_naive(self._naive, self._files, latency.IDLE_RATE, seconds)
@@ -121,8 +119,7 @@ class Run:
     async def _curve(self) -> None:
         top = medians(self.samples)["transitions_full_queue"]
         points = []
-        async with serving(Serve(self._warm.place, self._files)):
-            await latency.awake(self._warm)
+        async with latency.served(self._warm, self._files):
             for load in self._sizes.loads:
                 found = await latency.at(self._warm, top * load, self._sizes.latency_seconds)
                 points.append(
