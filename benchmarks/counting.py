@@ -149,13 +149,23 @@ class Tables:
                AND (SELECT array_agg(value) FROM jsonb_each_text(i.outcomes)) = ARRAY[$2::text]""",
             source, outcome,
         )  # fmt: skip
-        rows = await self.value("SELECT count(*) FROM relight.log WHERE source = $1", source) if log else None
         expected = events if outcome == "applied" else 0
-        if found != events or rows not in (None, expected):
+        rows = named = expected
+        if log:
+            rows, named = await self._connection.fetchrow(
+                "SELECT count(*), count(DISTINCT event_id) FROM relight.log WHERE source = $1", source
+            )
+        if found != events or rows != expected or named != expected:
             raise BenchError(
                 f"of {events} events of {source}, {found} have the outcome {outcome!r}, and the log has {rows} rows of "
-                f"them instead of {expected}: what was measured is not what it was meant to be"
+                f"{named} of them instead of {expected}: what was measured is not what it was meant to be"
             )
+
+    async def prove_moved(self, rows: int) -> None:
+        """Raises BenchError unless all alerts together stand at `rows`: for logs that are too long to be searched."""
+        found = await self.value("SELECT sum(seq)::bigint FROM relight.instances WHERE machine = 'alert'")
+        if found != rows:
+            raise BenchError(f"the alerts stand at {found} log rows together, not at {rows}: some event moved none")
 
 
 async def _confirmed(serves: Iterable[Serve]) -> int:

@@ -48,14 +48,13 @@ def medians(samples: Samples) -> dict[str, float]:
     return {name: float(median(values)) for name, values in samples.items() if values}
 
 
-def spread(values: Sequence[float]) -> float:
-    """(largest - smallest) / median: how much the repetitions differ."""
-    middle = median(values)
-    return (max(values) - min(values)) / middle if middle else 0.0
+def ranges(samples: Samples) -> dict[str, tuple[float, float]]:
+    """The least and the most of each figure: how much the repetitions differ."""
+    return {name: (min(values), max(values)) for name, values in samples.items() if values}
 
 
-def ratios(samples: Samples) -> dict[str, float]:
-    """Medians of the quotients of each repetition: what one run did to its neighbour in time, not to its median."""
+def ratios(samples: Samples) -> dict[str, list[float]]:
+    """The quotient of each repetition: what one run did to its neighbour in time, not to its median."""
     return {
         "to_pgbench_per_event": _quotient(samples, "transitions_full_queue", "pgbench_per_event"),
         "store_to_pgbench_batched": _quotient(samples, "store_commit", "pgbench_batched"),
@@ -66,8 +65,8 @@ def ratios(samples: Samples) -> dict[str, float]:
     }
 
 
-def _quotient(samples: Samples, over: str, under: str) -> float:
-    return float(median(a / b for a, b in zip(samples[over], samples[under], strict=True)))
+def _quotient(samples: Samples, over: str, under: str) -> list[float]:
+    return [a / b for a, b in zip(samples[over], samples[under], strict=True)]
 
 
 def rounded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,12 +58,12 @@ async def prepare(
     instances = Instances(systems, count // systems, scattered=True)
     files = await asyncio.to_thread(write, place.folder, Instances(systems, 1), USER)
     await migrate(place.postgres_url)
-    track = Track(place, instances)
+    rows = max(1, log_rows // instances.count)
+    track = Track(place, instances, filled=rows * instances.count)
     serve = Serve(place, files)
     async with Tables(place.postgres_url) as tables:
         async with serving(serve, before=WIDE):
             await at_rest(track, tables, serve)
-        rows = max(1, log_rows // instances.count)
         await tables.execute(FILL_INSTANCES.format(rows=rows, systems=systems, alerts=instances.alerts))
         every = [f"s{number}" for number in range(systems)]
         part = max(1, AT_ONCE // instances.alerts)
@@ -90,6 +90,7 @@ async def measure(track: Track, files: Path, sizes: Sizes) -> float:
             counted = await tables.until_told(wave.source, wave.count, mark, serve)
             midway.cancel()
         await tables.prove(wave.source, wave.count, log=False)
+        await tables.prove_moved(track.filled + wave.after)
     await prove_told(track, wave)
     return counted.rate
 

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import alone, growth, latency, limits, machine, overhead, profiling, replicas, stage, throughput
 from benchmarks.child import ask
 from benchmarks.errors import BenchError
-from benchmarks.figures import medians, percentile, ratios, rounded, spread
+from benchmarks.figures import medians, percentile, ranges, ratios, rounded
 from benchmarks.ground import Ground, ground
 from benchmarks.sizes import Sizes
 from service.embedded.rabbitmq import USER
@@ -19,6 +19,9 @@ Say = Callable[[str], None]
 
 BASE_BYTES, ROW_BYTES = 4_000_000_000, 2_000
 """What a run writes at most beside the log of the growth, and what a row of that log takes with its write-ahead log."""
+
+HALF = 0.5
+"""Of the full queue's rate: the point of the plot that has a row of its own."""
 
 STORE_WITHIN = 300.0
 """Seconds for preparing some batches and committing them."""
@@ -31,7 +34,7 @@ class Run:
         self._ground, self._sizes, self._say = here, sizes, say
         self.samples: dict[str, list[float]] = defaultdict(list)
         self.pools: dict[str, list[float]] = defaultdict(list)
-        """Latencies of all repetitions together: a percentile of few is no percentile."""
+        """Latencies of all repetitions together, in milliseconds: a percentile of few is no percentile."""
         self.single: dict[str, Any] = {}
         """What is measured once a run."""
         self._profile: str | None = None
@@ -41,7 +44,9 @@ class Run:
         here, sizes = self._ground, self._sizes
         self._say("warming up: every instance is moved once by serve")
         self._warm, self._files = await stage.warm(here, sizes)
-        self._naive = await stage.copy(here, self._warm, "naive", self._files)
+        self._naive, self._loaded = [
+            await stage.copy(here, self._warm, name, self._files) for name in ("naive", "loaded")
+        ]
         self._pgbench, self._batched, self._store = [
             await stage.copy(here, self._warm, name) for name in ("pgbench", "batched", "store")
         ]
@@ -55,8 +60,6 @@ class Run:
         ]
         for number in range(sizes.repetitions):
             await self._repetition(f"{number + 1}/{sizes.repetitions}")
-        self._say("throughput and latency against load")
-        await self._curve()
         self._say("restarts with empty steps")
         empty = await overhead.measure(here, sizes.restarts)
         self.samples["restart_overhead_ms"] = [1000 * one for one in empty.seconds]
@@ -84,8 +87,8 @@ class Run:
         add("naive_16", await alone.measure(self._naive, self._files, sizes.naive_concurrent, 16))
         self._say(f"{which}: the store alone, and pgbench with the same batches")
         await self._stores()
-        self._say(f"{which}: latency at {latency.IDLE_RATE:.0f}/s and at half of the full queue's rate")
-        await self._latencies(ours.full_queue / 2)
+        self._say(f"{which}: throughput and latency against load")
+        await self._latencies(ours.full_queue)
         self._say(f"{which}: two replicas with two shards")
         add("two_replicas_live", await replicas.measure(self._two, self._files, sizes))
         self._say(f"{which}: few instances and many, with checkpoints")
@@ -105,27 +108,21 @@ class Run:
         self._add("store_commit", found["events"] / found["seconds"])
         self._add("pgbench_batched", await limits.batched(self._batched, found["batches"], found["size"]))
 
-    async def _latencies(self, half: float) -> None:
+    async def _latencies(self, top: float) -> None:
         seconds = self._sizes.latency_seconds
-        async with latency.served(self._warm, self._files):
-            idle = await latency.at(self._warm, latency.IDLE_RATE, seconds)
-            busy = await latency.at(self._warm, half, seconds)
-        naive = await latency.of_naive(self._naive, self._files, latency.IDLE_RATE, seconds)
-        for name, found in (("idle", idle), ("half", busy), ("naive_idle", naive)):
-            self._add(f"{name}_p50_ms", found.p50)
-            self.pools[name].extend(found.latencies)
-        self._add("half_offered", half)
-
-    async def _curve(self) -> None:
-        top = medians(self.samples)["transitions_full_queue"]
-        points = []
-        async with latency.served(self._warm, self._files):
+        async with latency.served(self._loaded, self._files):
+            self._add_latency("idle", await latency.at(self._loaded, latency.IDLE_RATE, seconds))
             for load in self._sizes.loads:
-                found = await latency.at(self._warm, top * load, self._sizes.latency_seconds)
-                points.append(
-                    {"offered": found.offered, "reached": found.reached, "p50_ms": found.p50, "p99_ms": found.p99}
-                )
-        self.single["curve"] = points
+                found = await latency.at(self._loaded, top * load, seconds)
+                self._add_latency(f"load_{load}", found)
+                self._add(f"load_{load}_offered", found.offered)
+                self._add(f"load_{load}_reached", found.reached)
+        naive = await latency.of_naive(self._naive, self._files, latency.IDLE_RATE, seconds)
+        self._add_latency("naive_idle", naive)
+
+    def _add_latency(self, name: str, found: latency.Latency) -> None:
+        self._add(f"{name}_p50_ms", found.p50)
+        self.pools[name].extend(found.latencies)
 
     def _add(self, name: str, value: float) -> None:
         self.samples[name].append(value)
@@ -134,9 +131,14 @@ class Run:
         """`figures`, `ratios`, `machine`: what `--json` prints."""
         figures: dict[str, Any] = medians(self.samples)
         figures |= {f"{name}_p99_ms": percentile(values, 0.99) for name, values in self.pools.items()}
+        figures["curve"] = [
+            {what: figures.pop(f"load_{load}_{what}") for what in ("offered", "reached", "p50_ms", "p99_ms")}
+            for load in self._sizes.loads
+        ]
+        figures |= {f"half_{what}": value for what, value in figures["curve"][self._sizes.loads.index(HALF)].items()}
         figures["restart_overhead_ms_per_step"] = figures["restart_overhead_ms"] / max(1, self.single["restart_steps"])
         figures |= self.single
-        sizes = self._sizes
+        sizes, quotients = self._sizes, ratios(self.samples)
         figures |= {
             "size": sizes.label,
             "repetitions": sizes.repetitions,
@@ -144,9 +146,9 @@ class Run:
             "growth_small_instances": sizes.growth_small,
             "growth_large_instances": sizes.growth_large,
             "growth_large_log_rows": sizes.growth_log_rows,
-            "spread": {name: spread(values) for name, values in self.samples.items()},
+            "ranges": ranges(self.samples | quotients),
         }
-        found = {"figures": rounded(figures), "ratios": rounded(ratios(self.samples)), "machine": about}
+        found = {"figures": rounded(figures), "ratios": rounded(medians(quotients)), "machine": about}
         return found if self._profile is None else {**found, "profile": self._profile}
 
 

@@ -21,8 +21,8 @@ class Sizes:
     naive_serial: int = 1_500
     naive_concurrent: int = 4_000
     latency_seconds: float = 6.0
-    loads: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-    """The points of the plot, as parts of what the full queue gave."""
+    loads: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)
+    """The points of the plot, as parts of what the full queue gave; a half is among them."""
     restarts: int = 10
     growth_small: int = 1_000
     growth_large: int = 100_000

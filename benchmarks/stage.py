@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +39,8 @@ class Track:
     next: int = 0
     told: int = 0
     """How far the status log of the place was read: everything before was looked at."""
+    filled: int = 0
+    """Log rows that the instances had before the first event."""
     _waves: int = field(default=0)
 
     def wave(self, count: int, *, still: bool = False) -> Wave:
@@ -127,24 +129,28 @@ async def copy(ground: Ground, warm: Track, name: str, files: Path | None = None
 
 async def prove_told(track: Track, *waves: Wave) -> None:
     """Raises BenchError unless the status log holds exactly one notification for each event of these waves."""
-    owed = {wave.source: wave.count for wave in waves}
-    found = await asyncio.to_thread(_told, track, owed)
-    wrong = {source: (found[source], count) for source, count in owed.items() if found[source] != count}
-    if wrong:
-        raise BenchError(f"the status log of {track.place.name} holds other notifications than it should: {wrong}")
+    found = await asyncio.to_thread(_told, track)
+    for wave in waves:
+        told, owed = found[wave.source], {key for _, key, _ in wave.events()}
+        missing, often = owed - told.keys(), {key: times for key, times in told.items() if times > 1}
+        if missing or often or len(told) > len(owed):
+            raise BenchError(
+                f"the status log of {track.place.name} holds other notifications of {wave.source} than it should: "
+                f"{len(missing)} of {len(owed)} are missing, {len(often)} stand there more than once, and "
+                f"{len(told.keys() - owed)} are of no event"
+            )
 
 
-def _told(track: Track, owed: dict[str, int]) -> Counter[str]:
-    """By source: how many notifications of transitions stand in the status log beyond what was read before."""
-    broker, found = Broker(track.place.amqp_url), Counter[str]()
+def _told(track: Track) -> defaultdict[str, Counter[str]]:
+    """By source and event: how many transitions the status log tells of, from where it was read before to its end."""
+    broker, found = Broker(track.place.amqp_url), defaultdict[str, Counter[str]](Counter)
     try:
         for body in broker.read("relight.status.log", track.told):
             track.told += 1
             event = json.loads(body)
             if event["type"] == "relight.transition":
-                found[event["data"]["event"]["source"]] += 1
-            if all(found[source] >= count for source, count in owed.items()):
-                break
+                cause = event["data"]["event"]
+                found[cause["source"]][cause["id"]] += 1
     finally:
         broker.close()
     return found

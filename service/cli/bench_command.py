@@ -20,7 +20,7 @@ def bench(
 ) -> None:
     """Measure how fast Relight is here, against pgbench and against a naive service, on private servers of its own.
 
-    Takes about twelve minutes on an idle machine; leaves nothing running and nothing on disk.
+    Takes about a quarter of an hour on an idle machine; leaves nothing running and nothing on disk.
     Progress goes to standard error.
     """
     from service.cli.bench import bench as perform

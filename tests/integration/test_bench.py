@@ -20,6 +20,7 @@ from service.adapters.rabbitmq import RabbitBroker
 from service.clock import SystemClock
 from service.embedded import PostgresServer, RabbitServer
 from service.embedded.processes import alive
+from service.ports import OutMessage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,7 +103,32 @@ async def test_events_without_outcome_and_notification_are_found(
                 SELECT '{wave.source}', n::text, ''::bytea, '{{"alert/s0/m0": "applied"}}', now()
                 FROM generate_series(1, 3) n"""
         )
-        with pytest.raises(BenchError, match="the log has 0 rows of them instead of 3"):
+        with pytest.raises(BenchError, match="the log has 0 rows of 0 of them instead of 3"):
             await tables.prove(wave.source, wave.count)
-    with pytest.raises(BenchError, match="other notifications than it should"):
+    with pytest.raises(BenchError, match="3 of 3 are missing"):
+        await prove_told(track, wave)
+
+
+async def test_event_that_is_told_twice_does_not_stand_for_one_that_is_not_told(
+    tmp_path: Path, postgres_url: str, amqp_url: str
+) -> None:  # fmt: skip
+    track = Track(Place("here", postgres_url, amqp_url, tmp_path), Instances(1, 3))
+    wave = track.wave(3)
+    first, second, third = (key for _, key, _ in wave.events())
+    async with RabbitBroker(amqp_url, clock=SystemClock()) as broker, broker.publisher() as publisher:
+        await broker.declare(["s0"], {"s0": 0})
+
+        async def tell(*events: str) -> None:
+            for event in events:
+                data = {"event": {"source": wave.source, "id": event}}
+                body = json.dumps({"type": "relight.transition", "data": data})
+                await publisher.publish([OutMessage("relight.status", "s0.alert.m0", "n", body)])
+
+        await tell(first, second, second)
+        with pytest.raises(BenchError, match="1 of 3 are missing, 1 stand there more than once, and 0 are of no event"):
+            await prove_told(track, wave)
+        await tell(first, second, third, "stranger")
+        with pytest.raises(BenchError, match="0 of 3 are missing, 0 stand there more than once, and 1 are of no event"):
+            await prove_told(track, wave)
+        await tell(first, second, third)
         await prove_told(track, wave)

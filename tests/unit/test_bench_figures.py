@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import limits, plot, profiling, report, writing
 from benchmarks.errors import BenchError
-from benchmarks.figures import GOALS, RESIDENT, medians, percentile, ratios, rounded, spread
+from benchmarks.figures import GOALS, RESIDENT, medians, percentile, ranges, ratios, rounded
 from benchmarks.run import bench
 from benchmarks.sizes import LONG
 from benchmarks.waves import VALUES, Instances, Wave
@@ -26,16 +26,26 @@ SAMPLES = {
     "naive_16": [1000.0, 1000.0, 1000.0],
     "idle_p50_ms": [6.0, 6.0, 6.0],
     "naive_idle_p50_ms": [5.0, 5.0, 4.0],
+    "transitions_live": [4000.0, 4000.0, 4000.0],
+    "absorbed": [9000.0, 9000.0, 9000.0],
+    "two_replicas_live": [5000.0, 5000.0, 5000.0],
+    "resident_mb": [90.0, 90.0, 90.0],
     "growth_small": [100.0, 100.0, 100.0],
     "growth_large": [70.0, 80.0, 90.0],
 }
 
 
+RATIOS = {
+    "to_pgbench_per_event", "store_to_pgbench_batched", "to_naive", "to_naive_16", "idle_p50_to_naive", "growth",
+}  # fmt: skip
+"""Others read them by these names."""
+
+
 def result() -> dict[str, Any]:
     """As a run returns it; every figure that a page shows."""
     figures: dict[str, Any] = medians(SAMPLES) | {
-        "transitions_live": 4000.0, "absorbed": 9000.0, "resident_mb": 90.0, "two_replicas_live": 5000.0,
         "idle_p99_ms": 12.0, "naive_idle_p99_ms": 9.0, "half_p50_ms": 7.0, "half_p99_ms": 20.0, "half_offered": 2250.0,
+        "half_reached": 2200.0,
         "cpu_python_per_1000": 0.15, "cpu_postgres_per_1000": 0.08, "cpu_rabbitmq_per_1000": 0.05,
         "restart_overhead_ms": 300.0, "restart_overhead_ms_per_step": 10.0, "restart_steps": 30,
         "growth_small_instances": 1000, "growth_large_instances": 100_000, "growth_large_log_rows": 1_000_000,
@@ -50,14 +60,16 @@ def result() -> dict[str, Any]:
         "system": "Linux", "distribution": "Debian", "python": "3.11.2", "postgresql": "15.1 (Debian)",
         "rabbitmq": "3.10.8", "load": 0.1,
     }  # fmt: skip
-    return {"figures": figures, "ratios": ratios(SAMPLES), "machine": machine}
+    quotients = ratios(SAMPLES)
+    figures["ranges"] = ranges(SAMPLES | quotients)
+    return {"figures": figures, "ratios": medians(quotients), "machine": machine}
 
 
 def test_a_ratio_is_the_median_of_the_ratios_within_each_repetition() -> None:
-    found = ratios(SAMPLES)
+    found = medians(ratios(SAMPLES))
     assert found["to_pgbench_per_event"] == 2.0, "2, 3 and 0.5, not the median of one over the median of the other"
     assert found["idle_p50_to_naive"] == 1.2
-    assert set(found) == {goal.name for goal in GOALS}
+    assert set(found) == RATIOS == {goal.name for goal in GOALS}
 
 
 def test_repetitions_that_are_missing_are_an_error_and_no_smaller_ratio() -> None:
@@ -74,9 +86,11 @@ def test_percentiles_are_values_that_were_measured() -> None:
         percentile([], 0.5)
 
 
-def test_spread_says_how_much_repetitions_differ() -> None:
-    assert spread([90.0, 100.0, 110.0]) == pytest.approx(0.2)
-    assert spread([0.0, 0.0]) == 0.0
+def test_the_least_and_the_most_stand_beside_each_rate_and_ratio() -> None:
+    assert ranges({"a": [110.0, 90.0, 100.0]}) == {"a": (90.0, 110.0)}
+    shown = {what.strip(): measured for what, measured, _, _ in report.rows(result())}
+    assert shown["durable transitions, from a full queue"] == "4,500/s (3,000 to 6,000)"
+    assert "2.00 × (0.50 to 3.00)" in report.small(result())
 
 
 def test_figures_are_rounded_to_what_a_measurement_holds() -> None:
