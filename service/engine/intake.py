@@ -19,6 +19,7 @@ from service.engine.ahead import Ahead
 from service.engine.counting import count_outcomes, count_rows
 from service.engine.deciding import Decided, Decider
 from service.engine.definitions import Definitions
+from service.engine.listening import Listening
 from service.engine.outbox import Outbox
 from service.engine.reading import UNREADABLE, Arrived, from_delivery, from_signal, from_timer, meant
 from service.engine.settle import bury_poison
@@ -35,11 +36,6 @@ IDLE = 1.0
 
 NO_EVENTS_FAULT = (Transient, Conflict, Unavailable, LostLease, Misconfigured)
 """Errors that no event is to blame for: servers, other writers, and what this replica lacks and another may have."""
-
-LISTEN = 1.0
-"""Seconds in which a new owner only listens before it lets due times pass: answers that came while nobody decided lie
-in the queue and arrive within milliseconds, and whoever answered in time must not be called silent. By the monotonic
-clock: a wall clock that is set back must not make the listening last."""
 
 STUCK = 5
 """Failures of one batch in a row, something over a second of them, after which people are told that it waits."""
@@ -86,9 +82,9 @@ class Intake:
         self._signalled = True
         self._inherited: frozenset[int] | None = None
         self._next_timer: datetime | None = None
-        self._listens_until = clock.monotonic() + LISTEN
         self._timers_moved = True
         self._arrival = asyncio.Event()
+        self._listening = Listening(lanes, clock, self._arrival.set)
         self._resting = asyncio.Event()
 
     async def run(self) -> None:
@@ -96,6 +92,7 @@ class Intake:
         async with self._tasks as tasks:
             tasks.create_task(self._watch_signals())
             tasks.create_task(self._watch_lanes())
+            tasks.create_task(self._listening.run())
             tasks.create_task(self._loop())
 
     async def _loop(self) -> None:
@@ -128,7 +125,7 @@ class Intake:
 
     def _due(self) -> datetime | None:
         """When to look at the timers; None when there is none."""
-        listens = self._listens_until - self._clock.monotonic()
+        listens = self._listening.left
         if self._next_timer is None or listens <= 0:
             return self._next_timer
         return max(self._next_timer, self._clock.now() + timedelta(seconds=listens))
@@ -234,9 +231,10 @@ class Intake:
         signals, timers = await self._store.pending(self._ownership.shard, until or now, self._size)
         # Workers set timers too, always together with a signal.
         self._timers_moved = True
-        if len(signals) + len(timers) >= self._size:
+        if more := len(signals) >= self._size:
             self._signalled = True
-        if until is None or self._clock.monotonic() < self._listens_until:
+        if more or until is None or self._listening.left > 0:
+            # Also behind the signals that were not read: who reported in time is not called silent.
             timers = ()
         if timers:
             crash_point("timers.after_read")

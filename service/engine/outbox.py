@@ -38,7 +38,11 @@ class Outbox:
         self._rows: deque[OutboxRow] = deque()
         self._sent: list[int] = []
         self._handed: set[int] = set()
+        self._deleted: set[int] = set()
+        """While the table is read: what left it meanwhile, and may be among what was read."""
         self._doubt = True
+        self._unread = 0
+        """Rows that were offered while in doubt: the next read brings them."""
         self._more = False
         self._reading = False
         self._event = asyncio.Event()
@@ -46,17 +50,18 @@ class Outbox:
     @property
     def full(self) -> bool:
         """More rows are unsent than the bound, or so many that not all of them are here."""
-        return self._more or len(self._rows) > BOUND
+        return self._more or len(self._rows) + self._unread > BOUND
 
     def offer(self, ids: Sequence[int], messages: Sequence[OutMessage]) -> None:
         """What a commit just wrote; passed over when the table is to be read anyway."""
-        if self._reading:
+        if self._doubt or self._reading:
             # What is being read may be older than this commit, and would take its place.
             self._doubt = True
-        elif not (self._doubt or self._more or self.full):
-            self._rows.extend(OutboxRow(i, m) for i, m in zip(ids, messages, strict=True))
-        else:
+            self._unread += len(messages)
+        elif self.full:
             self._more = True
+        else:
+            self._rows.extend(OutboxRow(i, m) for i, m in zip(ids, messages, strict=True))
         self._wake()
 
     def doubt(self) -> None:
@@ -72,6 +77,8 @@ class Outbox:
 
     def deleted(self, ids: Sequence[int]) -> None:
         self._handed.difference_update(ids)
+        if self._reading:
+            self._deleted.update(ids)
 
     def give_back(self, ids: Sequence[int]) -> None:
         self._handed.difference_update(ids)
@@ -100,6 +107,8 @@ class Outbox:
         # Lowered before the question is asked: a doubt that arises meanwhile asks again.
         self._doubt = False
         self._reading = True
+        self._deleted.clear()
+        offered = self._unread
         limit = BOUND + len(self._sent) + len(self._handed) + 1
         try:
             rows = await self._store.unsent(self._ownership.shard, limit)
@@ -109,7 +118,8 @@ class Outbox:
             return
         finally:
             self._reading = False
-        gone = self._handed.union(self._sent)
+        self._unread -= offered
+        gone = self._handed.union(self._sent, self._deleted)
         self._rows = deque(row for row in rows if row.id not in gone)
         if self._rows:
             crash_point("outbox.after_read")

@@ -29,6 +29,10 @@ class Delivery:
 class Lanes(Protocol):
     """The two lanes of one shard (shard 0's control lane has the unrouted queue too), each on its own channel."""
 
+    async def opened(self, timeout: float) -> None:
+        """Returns once both lanes consume, or after `timeout` seconds."""
+        ...
+
     async def wait(self, timeout: float) -> None:
         """Returns when a delivery is there, or after `timeout` seconds."""
         ...

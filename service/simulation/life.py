@@ -239,6 +239,9 @@ class _Lanes:
         self.inner, self._life = inner, life
         self.deaf = False
 
+    async def opened(self, timeout: float) -> None:
+        await (asyncio.sleep(timeout) if self.deaf or self._life.dead else self.inner.opened(timeout))
+
     async def wait(self, timeout: float) -> None:
         await (asyncio.sleep(timeout) if self.deaf or self._life.dead else self.inner.wait(timeout))
 

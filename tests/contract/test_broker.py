@@ -185,6 +185,16 @@ async def test_known_event_arrives_in_its_lane_with_the_user_the_broker_verified
     assert event.content_type == "application/cloudevents+json"
 
 
+async def test_who_listens_knows_when_both_lanes_consume(bench: Bench) -> None:
+    await bench.tell("metrics.restart.requested", "{}")
+    async with bench.broker.lanes(0) as lanes:
+        await lanes.opened(SOON)
+        async with asyncio.timeout(SOON):
+            while not lanes.waiting():
+                # Nobody asked for a delivery: it is sent because the lane consumes.
+                await asyncio.sleep(0.01)
+
+
 async def test_each_shard_hears_its_own_systems_only(bench: Bench) -> None:
     async with bench.broker.lanes(0) as first, bench.broker.lanes(1) as second:
         await bench.tell("trading.metric.observed")

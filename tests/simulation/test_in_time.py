@@ -3,28 +3,30 @@
 import asyncio
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from machines.model import InstanceId, PlannedStep, Snapshot, StepStatus
 from machines.registry import MACHINES
-from service.engine import intake
+from service.adapters.memory.lanes import MemoryLanes
+from service.engine import intake, listening
 from service.engine.owner import Owner
-from service.errors import Unavailable
-from service.ports import Batch, StepKey, StepRow, TimerRow
+from service.errors import Transient, Unavailable
+from service.ports import Batch, NewSignal, StepKey, StepRow, TimerRow
 from tests.simulation.backlog import METRICS, Backlog, crossing
-from tests.simulation.desk import LEASE, Desk, told
+from tests.simulation.desk import LEASE, Desk, measured, told
 
 LIFECYCLE = InstanceId("lifecycle/metrics")
 KEY = StepKey(LIFECYCLE, 2, "flush:calculator")
 
 
 class Waiting:
-    """A restart that waits for the calculator's answer until `due`, two seconds from now."""
+    """A restart that waits for the calculator's answer until `due`, so many `seconds` from now."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, seconds: float = 2) -> None:
         self._desk = desk
-        self.due = desk.clock.now() + timedelta(seconds=2)
+        self.due = desk.clock.now() + timedelta(seconds=seconds)
         version, current = MACHINES["lifecycle"].version, desk.definitions.current_hash("metrics")
         state, later = "preparing_for_restart.notifying", self.due + timedelta(hours=1)
         tables = desk.store.tables
@@ -36,12 +38,17 @@ class Waiting:
         tables.timers[LIFECYCLE, f"step:{KEY.name}"] = (0, TimerRow(LIFECYCLE, 2, f"step:{KEY.name}", self.due))
 
     def answer(self, identity: str, outcome: str = "done", command: str = KEY.command_id) -> None:
-        body = {
+        body = self.body(identity, outcome, command)
+        self._desk.broker.put("metrics.participant.answered", body.encode(), user="metrics.calculator")
+
+    @staticmethod
+    def body(identity: str, outcome: str = "done", command: str = KEY.command_id) -> str:
+        event = {
             "specversion": "1.0", "id": identity, "source": "probe", "type": "relight.participant.answered",
             "subject": "metrics",
             "data": {"component": "calculator", "commandid": command, "token": 1, "outcome": outcome},
         }  # fmt: skip
-        self._desk.broker.put("metrics.participant.answered", json.dumps(body).encode(), user="metrics.calculator")
+        return json.dumps(event)
 
     @property
     def answered(self) -> str | None:
@@ -126,12 +133,124 @@ def test_answer_among_many_that_are_tried_alone_is_in_time(monkeypatch: pytest.M
             await lanes.wait(1)
             assert len(lanes.take(10)) == 3
         await asyncio.sleep(3)
-        monkeypatch.setattr(intake, "LISTEN", 0.0)
+        monkeypatch.setattr(listening, "LISTEN", 0.0)
         await desk.serve()
         assert waiting.answered == "done"
 
     desk = told(story, batch=10)
     assert desk.outcomes("answer") == {"lifecycle/metrics": "absorbed"}
+
+
+def test_answer_is_in_time_while_the_broker_takes_no_word_and_one_commit_had_to_be_tried_again() -> None:
+    """What is unsent is in doubt then, and cannot be read again for long. That is no full outbox: people are heard."""
+
+    async def story(desk: Desk) -> None:
+        backlog, waiting = Backlog(desk), Waiting(desk, 20)
+        committing, desk.broker.confirm_after = backlog.committing, 3600.0
+        failed: list[Batch] = []
+
+        async def once(batch: Batch) -> tuple[int, ...]:
+            if not failed and any(row.key.id == "m2-95" for row in batch.inbox):
+                failed.append(batch)
+                raise Transient("could not serialize access")
+            return await committing(batch)
+
+        async def others() -> None:
+            await asyncio.sleep(2)
+            backlog.put(*crossing("m0"))
+            await asyncio.sleep(2)
+            backlog.put(*crossing("m2"))
+            await asyncio.sleep(6)
+            waiting.answer("answer")
+
+        backlog.committing = once
+        task = asyncio.create_task(others())
+        await desk.serve(40)
+        await task
+        assert failed
+        assert waiting.answered == "done"
+
+    told(story, batch=5)
+
+
+def test_answer_that_waits_for_lanes_that_open_late_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came while nobody decided; a new owner declares many queues before it consumes."""
+    at_once = MemoryLanes.open
+
+    def late(lanes: MemoryLanes) -> None:
+        asyncio.get_running_loop().call_later(3 * listening.LISTEN, at_once, lanes)
+
+    monkeypatch.setattr(MemoryLanes, "open", late)
+
+    async def story(desk: Desk) -> None:
+        waiting = Waiting(desk)
+        waiting.answer("answer")
+        await asyncio.sleep(5)
+        await desk.serve(20)
+        assert waiting.answered == "done"
+
+    told(story)
+
+
+def test_due_time_passes_after_a_while_without_a_broker() -> None:
+    async def story(desk: Desk) -> None:
+        Waiting(desk)
+        await asyncio.sleep(5)
+        desk.broker.away = True
+        # A new owner looks for a loss first, and hands its lease back while nobody reaches RabbitMQ, each time later.
+        await desk.serve(60)
+        assert desk.store.tables.instances[LIFECYCLE].state == "preparing_for_restart.resuming"
+
+    told(story)
+
+
+@pytest.mark.parametrize("signals", [4, 5, 8])
+def test_report_behind_a_batch_of_signals_is_in_time(signals: int) -> None:
+    """Signals are read a batch at a time; a due time passes when none is left behind it."""
+
+    async def story(desk: Desk) -> None:
+        backlog, waiting = Backlog(desk), Waiting(desk)
+        committing = backlog.committing
+        said: list[NewSignal] = []
+
+        async def slow(batch: Batch) -> tuple[int, ...]:
+            if not said and batch.inbox:
+                said.extend(measured(f"s{number}", metric=METRICS[number]) for number in range(signals))
+                said.append(NewSignal("metrics", waiting.body("answer"), "ana", local=True))
+                await desk.store.signal(said)
+                assert desk.clock.now() < waiting.due
+                await asyncio.sleep(3)
+            return await committing(batch)
+
+        backlog.committing = slow
+        await desk.serve(20, before=lambda: backlog.put(("first", "m0", 95.0)))
+        assert waiting.answered == "done"
+
+    told(story, batch=5)
+
+
+def test_many_due_times_at_a_take_over_are_waited_for_and_not_asked_for_again_and_again() -> None:
+    reads = 0
+
+    async def story(desk: Desk) -> None:
+        nonlocal reads
+        for number in range(5):
+            timer = TimerRow(InstanceId(f"alert/metrics/m{number}"), 1, "dwell", desk.clock.now())
+            desk.store.tables.timers[timer.instance, timer.kind] = (0, timer)
+        pending = desk.store.pending
+
+        async def counted(*asked: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            assert reads < 1000, "it asks without a pause"
+            await asyncio.sleep(0.001)
+            return await pending(*asked)
+
+        desk.store.pending = counted  # type: ignore[method-assign]
+        await desk.serve(5)
+
+    told(story, batch=5)
+    assert 0 < reads < 20
 
 
 def test_due_time_that_cannot_be_written_is_told_like_everything_that_cannot() -> None:

@@ -56,6 +56,81 @@ def test_queues_stay_paused_while_the_table_holds_more_than_the_bound(monkeypatc
     assert virtual.run(story())
 
 
+def test_what_a_commit_brings_while_unsent_rows_are_in_doubt_counts_up_to_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A few rows in doubt must not stop the queues; many must, though nobody can read them again."""
+    monkeypatch.setattr(module, "BOUND", 3)
+
+    async def story() -> None:
+        clock = VirtualClock()
+        store = MemoryStore(clock)
+        ownership = await store.acquire(0, "one", timedelta(hours=2))
+        assert ownership is not None
+        outbox = Outbox(store, Slow(), ownership, clock)
+
+        async def commit(count: int) -> None:
+            rows = tuple(OutMessage("relight.status", "metrics.x", str(number), "{}") for number in range(count))
+            outbox.offer(await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows)), rows)
+            await asyncio.sleep(1)
+
+        await commit(1)
+        assert not outbox.full, "it is in doubt from its beginning"
+        task = asyncio.create_task(outbox.run())
+        await asyncio.sleep(1)
+        await commit(1)
+        # From here on the publisher hangs.
+        outbox.doubt()
+        await commit(2)
+        assert not outbox.full
+        await commit(1)
+        assert outbox.full
+        task.cancel()
+
+    virtual.run(story())
+
+
+def test_what_is_deleted_while_the_table_is_read_is_not_said_again() -> None:
+    """The read began before the rows were deleted, and brings them when its answer comes."""
+
+    class Noting:
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        async def publish(self, messages: Sequence[OutMessage], **_: Any) -> tuple[Sent, ...]:
+            self.said += [one.message_id for one in messages]
+            return (Sent.CONFIRMED,) * len(messages)
+
+    async def story() -> list[str]:
+        clock, publisher = VirtualClock(), Noting()
+        store = MemoryStore(clock)
+        ownership = await store.acquire(0, "one", timedelta(hours=1))
+        assert ownership is not None
+        unsent = store.unsent
+
+        async def slow(shard: int, limit: int) -> Any:
+            rows = await unsent(shard, limit)
+            await asyncio.sleep(2)
+            return rows
+
+        store.unsent = slow  # type: ignore[method-assign]
+        rows = tuple(OutMessage("relight.status", "metrics.x", name, "{}") for name in "ab")
+        await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows))
+        outbox = Outbox(store, publisher, ownership, clock)
+        task = asyncio.create_task(outbox.run())
+        await asyncio.sleep(3)
+        sent = outbox.take_sent()
+        outbox.doubt()
+        await asyncio.sleep(1)
+        await store.commit(Batch(0, ownership.token, clock.now(), sent=sent))
+        outbox.deleted(sent)
+        await asyncio.sleep(5)
+        task.cancel()
+        return publisher.said
+
+    assert virtual.run(story()) == ["a", "b"]
+
+
 class Unwilling:
     """Takes nothing on the exchange of operations: each verdict is `verdict`. The queue takes it, once it is there."""
 

@@ -117,6 +117,7 @@ class MemoryLanes:
     def __init__(self, broker: Deliverer, shard: int) -> None:
         self._broker = broker
         self._arrived = asyncio.Event()
+        self._opened = asyncio.Event()
         self._resumed = asyncio.Event()
         self._resumed.set()
         own = (intake_queue(Lane.CONTROL, shard),) + ((UNROUTED,) if shard == 0 else ())
@@ -129,10 +130,16 @@ class MemoryLanes:
     def open(self) -> None:
         for lane in self._lanes:
             lane.open()
+        self._opened.set()
 
     def lose(self) -> None:
         for lane in self._lanes:
             lane.lose()
+
+    async def opened(self, timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with time_limit(timeout):
+                await self._opened.wait()
 
     async def wait(self, timeout: float) -> None:
         with contextlib.suppress(TimeoutError):

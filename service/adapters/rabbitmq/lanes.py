@@ -44,6 +44,8 @@ class Consumer:
         """`numbers` gives each channel a number that no other channel of the process had."""
         self.lane = lane
         self.buffer: deque[Delivery] = deque()
+        self.opened = asyncio.Event()
+        """Set when it consumes for the first time."""
         self._queues, self._link, self._prefetch = queues, link, prefetch
         self._clock, self._say, self._restore = clock, say, restore
         self._numbers, self._arrived = numbers, arrived
@@ -135,6 +137,7 @@ class Consumer:
             await ask(channel.basic_qos(prefetch_count=self._prefetch))
             for queue in self._queues:
                 await ask(channel.basic_consume(queue, _never, consumer_tag=queue))
+            self.opened.set()
             if self._troubled:
                 self._troubled = False
                 self._say("lane.back", lane=self.lane.value, queues=", ".join(self._queues))
@@ -243,6 +246,12 @@ class RabbitLanes:
             self._resumed.set()
             self._something.set()
             raise
+
+    async def opened(self, timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with time_limit(timeout):
+                for lane in self._lanes:
+                    await lane.opened.wait()
 
     async def wait(self, timeout: float) -> None:
         if self._failure is not None:
