@@ -7,6 +7,7 @@ import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from machines.model import ENDED
 from machines.registry import MACHINES
@@ -15,6 +16,9 @@ from service.engine.records import fold
 from service.ports import EventKey, LogRow
 from service.simulation.story import QUIET, Story
 from service.simulation.systems import system
+
+OVERDUE = timedelta(seconds=30)
+"""How late a due time may be looked at once everything is at rest."""
 
 
 def findings(story: Story) -> list[str]:
@@ -125,6 +129,47 @@ def _rest(story: Story) -> Iterator[str]:
     yield from (f"silent: {one.instance} did not answer {one.id}" for one in story.unanswered)
 
 
+def _due(story: Story) -> Iterator[str]:
+    """At the end no due time is long past, and none belongs to a state entry that is over."""
+    tables, latest = story.store.tables, story.ended_at - OVERDUE
+    entries = {instance: snapshot.entry for instance, snapshot in tables.instances.items()}
+    for _, timer in tables.timers.values():
+        if timer.due_at < latest:
+            yield f"overdue: {timer.kind} of {timer.instance} was due at {timer.due_at}, and nobody looked"
+        elif timer.entry >= 0 and timer.entry != entries.get(timer.instance):
+            yield f"overdue: {timer.kind} of {timer.instance} is of its entry {timer.entry}, which is over"
+    for instance, snapshot in tables.instances.items():
+        until = snapshot.deadline_at or snapshot.dwell_until
+        if until is not None and until < latest:
+            yield f"overdue: {instance} stands in {snapshot.state}, which was to end at {until}"
+    for row in tables.steps.values():
+        if row.status == "ready" and row.ready_at is not None and row.ready_at < latest:
+            yield f"overdue: {row.key.command_id} was ready at {row.ready_at}, and nobody took it"
+
+
+def _tokens(story: Story) -> Iterator[str]:
+    """Nothing is written or done under an older token than before, nor by who has lost what it writes to; no claim is
+    taken while it lasts."""
+    newest: dict[str, int] = {}
+    for write in story.store.writes:
+        before = newest.get(write.whose, 0)
+        if write.token < before or write.token != write.held:
+            said = f"a {write.what} of {write.whose} was accepted under {write.token}"
+            yield f"token: {said}, after {before}, while {write.held} held it"
+        newest[write.whose] = max(before, write.token)
+    for claim in story.store.stolen:
+        yield f"stolen: {claim.whose} was claimed as {claim.token} while claim {claim.held} lasted"
+    told: dict[str, int] = {}
+    for one in story.cast.effects:
+        # A renewal of a pause runs beside the other steps of its state, in no order with them.
+        if one.token is None or ":renew:" in (one.key or ""):
+            continue
+        name = f"{one.system}.{one.component}"
+        if one.token < told.get(name, 0):
+            yield f"token: {name} did {one.what} ({one.key}) under {one.token}, after {told[name]}"
+        told[name] = max(one.token, told.get(name, 0))
+
+
 def _effects(story: Story) -> Iterator[str]:
     """A participant does each command once in one life of its process, and what is recorded as done was done."""
     effects = story.cast.effects
@@ -206,6 +251,6 @@ def _by_instance(story: Story) -> dict[str, list[LogRow]]:
 
 
 RULES: tuple[Callable[[Story], Iterator[str]], ...] = (
-    _events, _logs, _notifications, _rest, _effects, _lifecycles, _operations, _engine,
+    _events, _logs, _notifications, _rest, _due, _tokens, _effects, _lifecycles, _operations, _engine,
 )  # fmt: skip
 """All of them."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from service import crash
 from service.adapters.memory.broker import MemoryBroker
-from service.adapters.memory.store import MemoryStore
 from service.adapters.memory.world import MemoryWorld
 from service.ports import EventKey
 from service.simulation.cast import Cast
@@ -27,6 +26,7 @@ from service.simulation.trace import Trace
 from service.simulation.virtual import PROCESS, START, VirtualClock, VirtualLoop
 from service.simulation.virtual import run as in_virtual_time
 from service.simulation.weather import Weather
+from service.simulation.witness import WatchedStore
 
 QUIET = 600.0
 """Virtual seconds after the last fault in which everything must come to rest: longer than every deadline on the way."""
@@ -46,7 +46,7 @@ class Story:
 
     plan: Plan
     clock: VirtualClock
-    store: MemoryStore
+    store: WatchedStore
     broker: MemoryBroker
     world: MemoryWorld
     cast: Cast
@@ -95,7 +95,7 @@ def _passed(place: str) -> None:
 
 def _set_up(plan: Plan, loop: VirtualLoop, clock: VirtualClock, trace: Trace) -> Story:
     chance = _chance(plan, "people")
-    store, broker, world = MemoryStore(clock, shards=plan.shards), MemoryBroker(clock), MemoryWorld(clock)
+    store, broker, world = WatchedStore(clock, shards=plan.shards), MemoryBroker(clock), MemoryWorld(clock)
     world.chronicle = store
     world.secrets.values["env:BOOK"] = "postgresql://book"
     cast = Cast(world, broker, loop, _chance(plan, "cast"), trace)
