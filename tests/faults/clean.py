@@ -176,6 +176,8 @@ def clean_run() -> Evidence:
             Effect("worker", "start", pid=101),
             Effect("worker", "resume", f"{LIFECYCLE}:5:resume:worker", 101, token=16),
         ][1:],
+        # The first worker that told it to resume died, and another one claimed that step.
+        told=[f"{LIFECYCLE}:1:pause:worker", *[f"{LIFECYCLE}:5:resume:worker"] * 2],
         machines=MACHINES,
         documents={URL: SEAL},
         timers=[Timer(LIFECYCLE, 6, "again:check:0", T0 + timedelta(minutes=5))],
@@ -183,6 +185,8 @@ def clean_run() -> Evidence:
             Write("claim", f"{LIFECYCLE}:1:pause:worker", 10, 0),
             Write("record", f"{LIFECYCLE}:1:pause:worker", 10, 10),
             Write("snapshot", ALERT, 20, 20),
+            Write("claim", f"{LIFECYCLE}:5:resume:worker", 15, 0),
+            Write("claim", f"{LIFECYCLE}:5:resume:worker", 16, 0),
         ],
         # The outbox went back to the second after a doubt.
         operations=[*queue[:2], *queue[1:]],

@@ -1,7 +1,8 @@
 """Components of the system under fire: small real processes, and programs that tell them. Standard library only.
 
-Each effect is a line that the effect itself writes, under the idempotency key it was given. Run as a program:
-`run` is the process of a component; `pause`, `flush`, `report` and `resume` are what its participant is told.
+Each effect is a line that the effect itself writes, under the idempotency key it was given. Run as a program: `run` is
+the process of a component, and with a PORT it takes requests; `pause`, `flush`, `report` and `resume` are what its
+participant is told. Whatever is told to have an effect is a line of its own, also when it had that effect before.
 """
 
 import fcntl
@@ -52,13 +53,38 @@ def run() -> None:
     signal.signal(signal.SIGTERM, end)
     for ignored in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)
+    if "PORT" in os.environ:
+        listen(int(os.environ["PORT"]))
     fresh.replace(loaded())  # from here on it can be asked and told
     while True:
         signal.pause()
 
 
+def listen(port: int) -> None:
+    """From now on this component is told by requests: each does what the program of that command does."""
+    # Imported only here: programs that only tell are started for each command, and are quick.
+    import subprocess
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            about = {"RELIGHT_COMMAND_ID": self.headers["Idempotency-Key"], "TOKEN": str(asked["token"])}
+            program = [sys.executable, "-E", "-S", __file__, asked["command"]]
+            done = subprocess.run(program, env={**os.environ, **about}, capture_output=True, check=False)
+            self.send_response(500 if done.returncode else 200)
+            self.end_headers()
+            self.wfile.write(done.stderr if done.returncode else done.stdout)
+
+    Thread(target=ThreadingHTTPServer(("127.0.0.1", port), Door).serve_forever, daemon=True).start()
+
+
 def tell(command: str) -> None:
     """What a participant does when it is told: once for a key, and the same answer each time."""
+    if command != "report":
+        with told().open("a") as file:
+            file.write(json.dumps(os.environ["RELIGHT_COMMAND_ID"]) + "\n")
     if not loaded().exists():
         sys.exit("not up yet")
     if command in ("pause", "flush", "resume"):
@@ -88,6 +114,10 @@ def wished(what: str) -> bool:
     found = mark.exists()
     mark.unlink(missing_ok=True)
     return found
+
+
+def told() -> Path:
+    return Path(os.environ["EFFECTS"]).with_name("told.jsonl")
 
 
 def memory() -> Path:

@@ -221,6 +221,8 @@ class Run:
 class Evidence:
     """Everything of one run. `documents`: SHA-256 (hex) by URL of the documents that still exist.
 
+    `told`: the idempotency key of each command that reached a participant, as often as it did.
+
     `machines` by name and version. None stands for what nobody watched: `heard` is the log of a subscriber that
     listened all along, `writes` a witness' beside the tables, `operations` what the queue of the gate gave, `run` what
     was done to the service. `undelivered`: ids of notifications that only the status log took. `taken_at`: when the
@@ -237,6 +239,7 @@ class Evidence:
     newest_token: int = 0
     notifications: Sequence[Notification] = ()
     effects: Sequence[Effect] = ()
+    told: Sequence[str] = ()
     machines: Mapping[tuple[str, int], Table] = field(default_factory=dict)
     documents: Mapping[str, str] = field(default_factory=dict)
     heard: Sequence[Notification] | None = None
@@ -322,6 +325,11 @@ def read_effects(path: Path) -> list[Effect]:
     """The effects' own log: one JSON object a line, in the order they happened."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [Effect(**json.loads(line)) for line in lines]
+
+
+def read_told(path: Path) -> list[str]:
+    """The participants' log of what they were told: one key a line, as JSON."""
+    return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
 
 
 def operation(body: bytes) -> Operation:

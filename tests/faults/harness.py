@@ -18,7 +18,17 @@ import yaml
 
 from machines.registry import VERSIONS
 from tests.faults import doubles, witness
-from tests.faults.evidence import Evidence, Probe, Run, Table, dump, read_effects, read_heard, read_published
+from tests.faults.evidence import (
+    Evidence,
+    Probe,
+    Run,
+    Table,
+    dump,
+    read_effects,
+    read_heard,
+    read_published,
+    read_told,
+)
 from tests.faults.load import SOURCE, Load, status_log
 from tests.faults.subscriber import Subscriber
 from tests.servers import Databases, Vhosts, unique
@@ -99,6 +109,7 @@ class Stage(Serving):
         return Evidence(
             published=read_published(self.published),
             effects=read_effects(self.effects),
+            told=read_told(self.effects.with_name("told.jsonl")),
             notifications=await status_log(self.amqp_url),
             machines=tables_of_machines(),
             documents=documents,

@@ -30,6 +30,11 @@ def clean() -> Evidence:
     return clean_run()
 
 
+def in_doubt(evidence: Evidence, event: str) -> list[Published]:
+    """What was published, of which nobody ever knew whether the broker took this event."""
+    return [replace(one, verdict=Verdict.UNKNOWN) if one.id == event else one for one in evidence.published]
+
+
 def loses_seven(record: dict[str, Any]) -> None:
     """Nothing of this run was lost."""
     record["event"]["type"] = "relight.database.lost"
@@ -56,8 +61,18 @@ PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
     "an event was logged that nobody published": (
         lambda e: replace(e, published=e.published[1:]), Fault.STRANGE_EVENT,
     ),
-    "an unknown event had its effect twice": (
+    "a confirmed event had its effect twice": (
         lambda e: replace(e, log=[*e.log, replace(e.log[0], seq=4)]), Fault.DOUBLED_LOG_ROW,
+    ),
+    "an unknown event was taken in twice": (
+        lambda e: replace(e, published=in_doubt(e, "r1"), inbox=[*e.inbox, next(r for r in e.inbox if r.id == "r1")]),
+        Fault.DOUBLED_INBOX_ROW,
+    ),
+    "an unknown event had its effect twice": (
+        lambda e: replace(
+            e, published=in_doubt(e, "r1"), log=[*e.log, replace(next(r for r in e.log if r.event_id == "r1"), seq=7)]
+        ),
+        Fault.DOUBLED_LOG_ROW,
     ),
     "an applied event moved nothing": (
         lambda e: replace(e, inbox=put(e.inbox, 3, outcomes={ALERT: "applied"})), Fault.OUTCOME_WITHOUT_LOG_ROW,
@@ -283,6 +298,9 @@ PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
     "a participant was paused twice": (
         lambda e: replace(e, effects=[e.effects[0], *e.effects]), Fault.DOUBLED_EFFECT,
     ),
+    "a participant was told twice under one claim": (
+        lambda e: replace(e, told=[*e.told, e.told[0]]), Fault.REPEATED_COMMAND,
+    ),
     "a process was started beside itself": (
         lambda e: replace(e, effects=[*e.effects, Effect("worker", "start", pid=102)]), Fault.DOUBLED_EFFECT,
     ),
@@ -318,6 +336,9 @@ PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
         lambda e: replace(e, steps=put(e.steps, 2, result={"verified": True, "sha256": "0" * 64})),
         Fault.UNVERIFIED_SHUTDOWN,
     ),
+    "the system snapshot was never written, or is gone": (
+        lambda e: replace(e, documents={}), Fault.UNVERIFIED_SHUTDOWN,
+    ),
     "the system snapshot was changed after it was sealed": (
         lambda e: replace(e, documents={URL: "0" * 64}), Fault.UNVERIFIED_SHUTDOWN,
     ),
@@ -342,3 +363,7 @@ def test_every_name_is_proven_by_a_planted_fault() -> None:
 def test_unknown_and_failed_events_may_be_absent(clean: Evidence) -> None:
     more = [Published(PROBE, "x", Verdict.FAILED, ALERT), Published(PROBE, "y", Verdict.UNKNOWN, ALERT)]
     assert check(replace(clean, published=[*clean.published, *more])) == []
+
+
+def test_unknown_event_may_have_arrived_after_all(clean: Evidence) -> None:
+    assert check(replace(clean, published=in_doubt(clean, "r1"))) == []

@@ -6,7 +6,7 @@ orders by its own lights. A finding has a name, so that a planted fault can be a
 
 from collections.abc import Callable, Iterator
 
-from tests.faults.checker.effects import effects_happened_once
+from tests.faults.checker.effects import commands_are_told_once_a_claim, effects_happened_once
 from tests.faults.checker.events import dead_letters_are_told, events_have_outcomes, outcomes_and_log_agree
 from tests.faults.checker.findings import Fault, Finding
 from tests.faults.checker.gate import operations_leave_once_and_in_order
@@ -34,6 +34,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     losses_are_counted,
     operations_leave_once_and_in_order,
     effects_happened_once,
+    commands_are_told_once_a_claim,
     steps_ended_with_their_state,
     nothing_is_overdue,
     lifecycle_shows_what_it_claims,

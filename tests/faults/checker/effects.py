@@ -10,6 +10,9 @@ from tests.faults.evidence import Evidence
 COMMANDS = "participant."
 """How the actions begin whose effect is a participant's, under the step's idempotency key."""
 
+ANSWERED = frozenset({"command", "http", "amqp"})
+"""The ways in which a participant says itself that it did so; of a signal only the sending is known."""
+
 
 def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
     """A participant's effect carries its step's key; a process tells when it begins and when it ends."""
@@ -24,7 +27,7 @@ def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(Fault.UNPLANNED_EFFECT, f"{key} happened and no step planned it")
     for key, step in steps.items():
         ran = "detail" not in step.result or step.result.get("running") is not False
-        if step.status == "done" and ran and step.result.get("by") == "command" and key not in counted:
+        if step.status == "done" and ran and step.result.get("by") in ANSWERED and key not in counted:
             yield Finding(Fault.MISSING_EFFECT, f"{key} is recorded as done and never happened")
     for component in {effect.component for effect in evidence.effects}:
         alive: int | None = None
@@ -48,6 +51,16 @@ def effects_happened_once(evidence: Evidence) -> Iterator[Finding]:
         died = sum(e.component == component and e.what == "died" for e in evidence.effects)
         if starts > tries + died and not losses:
             yield Finding(Fault.DOUBLED_EFFECT, f"{component} was started {starts} times, tried {tries} times")
+
+
+def commands_are_told_once_a_claim(evidence: Evidence) -> Iterator[Finding]:
+    """Participants hide what they are told twice. Who tells again must have claimed the step again; who goes on under
+    the same claim tells blindly. Claims are what the witness saw; what came before it is not judged."""
+    claims = Counter(write.key for write in evidence.writes or () if write.what == "claim")
+    times = Counter(evidence.told)
+    for key, claimed in claims.items():
+        if times[key] > claimed:
+            yield Finding(Fault.REPEATED_COMMAND, f"{key} was told {times[key]} times and claimed {claimed} times")
 
 
 def _is_of(key: str, loss: Told) -> bool:

@@ -44,6 +44,7 @@ class Fault(StrEnum):
     SWAPPED_OPERATIONS = "swapped_operations"
 
     DOUBLED_EFFECT = "doubled_effect"
+    REPEATED_COMMAND = "repeated_command"
     MISSING_EFFECT = "missing_effect"
     UNPLANNED_EFFECT = "unplanned_effect"
     ABANDONED_STEP = "abandoned_step"

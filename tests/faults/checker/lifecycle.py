@@ -51,6 +51,9 @@ def _unsealed(steps: Sequence[StepRow], evidence: Evidence) -> str | None:
     digest, url = sealed.result.get("sha256"), str(sealed.result.get("url"))
     if verified.result.get("verified") is not True or verified.result.get("sha256") != digest:
         return "the system snapshot that was read back is not the one that was sealed"
-    if evidence.documents.get(url, digest) != digest:
+    # Nothing explains a missing one: only backups are pruned, system snapshots stay for ever.
+    if url not in evidence.documents:
+        return f"{url} was sealed and is not there"
+    if evidence.documents[url] != digest:
         return f"{url} is not what was sealed"
     return None
