@@ -23,6 +23,7 @@ import yaml
 
 from relight_client import Answer, Command, Relight
 from service.crash import LAST_WORDS, SUPERVISOR
+from service.embedded.ports import free_port
 from tests import sizes
 from tests.faults import doubles
 from tests.faults.harness import METRICS, SYSTEM, Stage
@@ -30,8 +31,9 @@ from tests.faults.load import SOURCE
 from tests.servers import Databases, Vhosts, unique
 
 LIFECYCLE = f"lifecycle/{SYSTEM}"
-TELLER = "teller"
-"""The component that takes part over AMQP. Its process is a double; its mouth is in this very process."""
+TELLER, LISTENER = "teller", "listener"
+"""The components that take part over AMQP and by HTTP. The process of each is a double; the listener's is asked itself,
+the teller's mouth is in this very process."""
 SLOW = ("slow0", "slow1")
 """Measurements of which nothing follows before they have lasted a second: they keep timers coming."""
 WITHIN = 100.0
@@ -232,11 +234,16 @@ class Night(Stage):
 
 
 def _extended(system: dict[str, Any], user: str) -> dict[str, Any]:
-    """The stage's system with a participant over AMQP, and alerts that wait for a duration."""
+    """The stage's system with participants over AMQP and by HTTP, and alerts that wait for a duration."""
     components = system["components"]
     worker = components["worker"]
     components[TELLER] = {
         "process": worker["process"], "env": worker["env"], "needs": ["worker"], "participant": "amqp"
+    }  # fmt: skip
+    port = free_port()
+    components[LISTENER] = {
+        "process": worker["process"], "env": {**worker["env"], "PORT": str(port)}, "needs": ["worker"],
+        "participant": {command: {"http": f"POST :{port}/{command}"} for command in worker["participant"]},
     }  # fmt: skip
     system["allow"] |= {"answer": [user], "act": [user]}
     system["alerts"] += [{"metric": name, "warning": 70, "critical": 90, "for": "1s"} for name in SLOW]
