@@ -67,15 +67,15 @@ class People:
                 await self.publish(self._one(), "restart.cancelled", {"reason": "or not"}, user="ana")
 
     async def probe(self, instances: list[str]) -> list[Sent]:
-        """A question to each of these instances that it can answer in any state."""
+        """A question to each of these instances that it can answer in any state. Who asks is allowed nothing, so that
+        it is refused, and moves nothing that somebody else forgot to move."""
         asked = []
         for instance in instances:
-            machine, name, *rest = instance.split("/")
+            machine, name, *_ = instance.split("/")
+            kind, data = "restart.cancelled", dict[str, Json](reason="are you there?")
             if machine == "alert":
-                asked.append(await self.publish(name, "metric.observed", {"metric": rest[0], "value": 0.5}))
-            else:
-                # Nobody is allowed to, so that it moves nothing, and is refused in every state.
-                asked.append(await self.publish(name, "restart.cancelled", {"reason": "are you there?"}, user="eve"))
+                kind, data = "operator.acted", {**data, "instance": instance, "act": "retry"}
+            asked.append(await self.publish(name, kind, data, user="eve"))
         return asked
 
     async def publish(

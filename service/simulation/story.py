@@ -33,15 +33,16 @@ QUIET = 600.0
 LOOK = 5.0
 """Virtual seconds between two looks whether it has."""
 ANSWERS_WITHIN = 30.0
-"""Virtual seconds in which every instance must answer at the end."""
+"""Virtual seconds in which every instance must answer after the last fault, and again at the end."""
 
 
 @dataclass
 class Story:
     """What happened: the servers as they stand at the end, and what everybody outside knows.
 
-    `places`: the crash points at which replicas died. `probes` are the questions asked at the end, `unanswered` those
-    that had no outcome in time. `rested`: when everything had come to rest, None if it had not.
+    `places`: the crash points at which replicas died. `probes` are the questions asked after the last fault and at
+    the end, `unanswered` those that had no outcome in time. `rested`: when everything had come to rest, None if it had
+    not.
     """
 
     plan: Plan
@@ -139,6 +140,7 @@ async def _play(story: Story, loop: VirtualLoop, tasks: asyncio.TaskGroup) -> No
         busy.create_task(weather.blow())
     story.calm_since = story.clock.monotonic()
     story.trace.say("the last fault is over")
+    await _ask(story)
     await _come_to_rest(story)
     await _ask(story)
     for task in running:
@@ -164,14 +166,13 @@ async def _come_to_rest(story: Story) -> None:
 async def _ask(story: Story) -> None:
     """Everything that is there must answer."""
     instances = sorted({*story.store.tables.instances, *(f"lifecycle/{name}" for name in story.plan.systems)})
-    story.probes = await story.people.probe(instances)
-    asked = story.clock.monotonic()
-    while story.clock.monotonic() - asked < ANSWERS_WITHIN:
+    asked, probes = story.clock.monotonic(), await story.people.probe(instances)
+    story.probes += probes
+    unanswered = probes
+    while (unanswered or story.store.tables.outbox) and story.clock.monotonic() - asked < ANSWERS_WITHIN:
         await story.clock.sleep(1.0)
-        inbox = story.store.tables.inbox
-        story.unanswered = [one for one in story.probes if EventKey(one.source, one.id) not in inbox]
-        if not story.unanswered and not story.store.tables.outbox:
-            return
+        unanswered = [one for one in unanswered if EventKey(one.source, one.id) not in story.store.tables.inbox]
+    story.unanswered += unanswered
 
 
 def _conclude(story: Story) -> None:

@@ -130,7 +130,7 @@ class Witness:
             event = json.loads(body)
             name, system = event["type"].removeprefix("relight."), event["subject"]
             others: tuple[str, ...] = ()
-            instance = f"lifecycle/{system}"
+            instance = event["data"].get("instance", f"lifecycle/{system}")
             if name == "metric.observed":
                 instance, *twins = (f"{one}/{system}/{event['data']['metric']}" for one in ("alert", *self.twins))
                 others = tuple(twins)
