@@ -49,10 +49,12 @@ class Link:
 
 @dataclass
 class Moods:
-    """How likely a single call to the store suffers, in [0, 1]: a passing refusal, or a lost answer."""
+    """How likely a single call to the store suffers, in [0, 1]: a passing refusal, or a lost answer. `suffered`: how
+    many have."""
 
     refused: float = 0.0
     lost: float = 0.0
+    suffered: int = 0
 
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
@@ -103,9 +105,11 @@ class Life(Frozen):
             raise
         mood = self._chance.random() if server == STORE and name not in WAITS else 1.0
         if mood < self._moods.refused:
+            self._moods.suffered += 1
             raise Transient(f"{name}: deadlock detected")
         answer = await found(*given, **more)
         if mood > 1.0 - self._moods.lost:
+            self._moods.suffered += 1
             raise Unavailable(server, f"{name}: the connection was lost before its answer")
         await self._travels(server, cuts)
         return answer

@@ -27,8 +27,8 @@ REACHES = 6.0
 
 @dataclass
 class Weather:
-    """Brings the faults of `plan` over everybody else. `struck` counts those that happened, by kind; `places`: the
-    crash points at which a replica died."""
+    """Brings the faults of `plan` over everybody else. `struck` counts by kind those that found something to strike;
+    `places`: the crash points at which a replica died."""
 
     plan: Plan
     chance: random.Random
@@ -53,12 +53,11 @@ class Weather:
             for moment in moments:
                 await self.clock.sleep(max(0.0, moment - self.clock.monotonic()))
                 kind = self.chance.choice(self.plan.kinds)
-                self.struck[kind] = self.struck.get(kind, 0) + 1
                 self.trace.say(f"fault: {kind}")
                 tasks.create_task(self._strike(kind))
 
     async def _strike(self, kind: Fault) -> None:
-        acts: dict[Fault, Callable[[], Awaitable[None]]] = {
+        acts: dict[Fault, Callable[[], Awaitable[bool]]] = {
             Fault.CRASH: self._crash,
             Fault.ALL_CRASH: self._all_crash,
             Fault.STOP: self._stop,
@@ -77,7 +76,8 @@ class Weather:
             Fault.STUBBORN: self._stubborn,
             Fault.DATABASE: self._database,
         }
-        await acts[kind]()
+        if await acts[kind]():
+            self.struck[kind] = self.struck.get(kind, 0) + 1
 
     async def _lasts(self, least: float, most: float) -> None:
         await self.clock.sleep(self.chance.uniform(least, most))
@@ -85,17 +85,21 @@ class Weather:
     def _one(self) -> Replica:
         return self.chance.choice(self.replicas)
 
-    # --- replicas
+    # --- replicas; whether there was something to strike
 
-    async def _crash(self) -> None:
+    async def _crash(self) -> bool:
         """At once, wherever it waits; or at the first of some crash points of the engine."""
         replica, pause = self._one(), self.chance.random() * 3
         life = replica.life
         if life is None or self.chance.random() < 0.4:
             replica.end(pause=pause)
-            return
+            return life is not None
+
+        died = False
 
         def die(place: str) -> None:
+            nonlocal died
+            died = True
             self.trace.say(f"dies at {place}")
             self.places.add(place)
             replica.end(pause=pause)
@@ -103,19 +107,24 @@ class Weather:
         life.doomed = (frozenset(self.chance.sample(PLACES, 4)), die)
         await self.clock.sleep(REACHES)
         life.doomed = None
+        return died
 
-    async def _all_crash(self) -> None:
+    async def _all_crash(self) -> bool:
+        lived = any(replica.life is not None for replica in self.replicas)
         for replica in self.replicas:
             replica.end(pause=self.chance.random() * 5)
+        return lived
 
-    async def _stop(self) -> None:
-        self._one().end(gently=True, pause=self.chance.random() * 3)
+    async def _stop(self) -> bool:
+        replica = self._one()
+        replica.end(gently=True, pause=self.chance.random() * 3)
+        return replica.life is not None
 
-    async def _freeze(self) -> None:
+    async def _freeze(self) -> bool:
         replica = self._one()
         life = replica.life
         if life is None or life.frozen or life.dead:
-            return
+            return False
         lasts = self.chance.uniform(0.3, 3.0) * LEASE.total_seconds()
         with self.loop.freezing(life):
             await self.clock.sleep(min(lasts, NOTICED))
@@ -124,11 +133,12 @@ class Weather:
                 await self.clock.sleep(lasts - NOTICED)
         life.mended(BROKER)
         self.trace.say(f"{life} thaws after {lasts:.1f}s")
+        return True
 
-    async def _cut_off(self, server: str) -> None:
+    async def _cut_off(self, server: str) -> bool:
         life = self._one().life
         if life is None or not life.links[server].up:
-            return
+            return False
         hangs = self.chance.random() < 0.6
         self.trace.say(f"{life} is cut off from {server}{', packets vanish' if hangs else ''}")
         life.cut_off(server, hangs=hangs)
@@ -138,30 +148,37 @@ class Weather:
             life.dropped()
         await self.clock.sleep(max(0.0, lasts - NOTICED))
         life.mended(server)
+        return True
 
     # --- servers
 
-    async def _store_restart(self) -> None:
+    async def _store_restart(self) -> bool:
         server = self.servers[STORE]
-        if server.up:
-            server.cut(hangs=False)
-            await self._lasts(0.2, 8)
-            server.up = True
+        if not server.up:
+            return False
+        server.cut(hangs=False)
+        await self._lasts(0.2, 8)
+        server.up = True
+        return True
 
-    async def _broker_restart(self) -> None:
+    async def _broker_restart(self) -> bool:
         server = self.servers[BROKER]
-        if server.up:
-            server.cut(hangs=False)
-            self.broker.away = True
-            await self._lasts(0.2, 8)
-            server.up, self.broker.away = True, False
-            self._still_cut_off()
+        if not server.up:
+            return False
+        server.cut(hangs=False)
+        self.broker.away = True
+        await self._lasts(0.2, 8)
+        server.up, self.broker.away = True, False
+        self._still_cut_off()
+        return True
 
-    async def _connections(self) -> None:
-        if self.servers[BROKER].up:
-            self.servers[BROKER].cuts += 1
-            self.broker.cut()
-            self._still_cut_off()
+    async def _connections(self) -> bool:
+        if not self.servers[BROKER].up:
+            return False
+        self.servers[BROKER].cuts += 1
+        self.broker.cut()
+        self._still_cut_off()
+        return True
 
     def _still_cut_off(self) -> None:
         """The broker opens every channel again; those of who is cut off or stands still it does not."""
@@ -170,26 +187,32 @@ class Weather:
             if life is not None and (life.frozen or not life.links[BROKER].up):
                 life.dropped()
 
-    async def _disorder(self) -> None:
+    async def _disorder(self) -> bool:
+        found = False
         for queue in self.broker.queues():
             if "intake" in queue:
                 for _ in range(self.chance.randint(0, 2)):
-                    self.broker.duplicate(queue)
+                    found = self.broker.duplicate(queue) or found
+                found = found or self.broker.waiting(queue) > 1
                 self.broker.shuffle(queue, self.chance.shuffle)
+        return found
 
-    async def _full_queue(self) -> None:
+    async def _full_queue(self) -> bool:
         self.broker.full.add(STATUS_EXCHANGE)
         await self._lasts(1, 8)
         self.broker.full.discard(STATUS_EXCHANGE)
+        return True
 
-    async def _moody(self) -> None:
+    async def _moody(self) -> bool:
+        suffered = self.moods.suffered
         self.moods.refused, self.moods.lost = 0.05, 0.03
         await self._lasts(3, 15)
         self.moods.refused = self.moods.lost = 0.0
+        return self.moods.suffered > suffered
 
     # --- the systems
 
-    async def _deaf(self) -> None:
+    async def _deaf(self) -> bool:
         participants = list(self.world.commands.participants.values())
         if participants:
             one = self.chance.choice(participants)
@@ -197,34 +220,39 @@ class Weather:
             one.deaf.update(commands)
             await self._lasts(3, 25)
             one.deaf.difference_update(commands)
+        return bool(participants)
 
-    async def _slow(self) -> None:
+    async def _slow(self) -> bool:
         self.cast.late = self.chance.uniform(1, 12)
         await self._lasts(5, 20)
         self.cast.late = 0.0
+        return True
 
-    async def _component(self) -> None:
+    async def _component(self) -> bool:
         running = [name for name in self._components() if (await self.world.processes.state(name)).running]
         if running:
             name = self.chance.choice(running)
             self.cast.died.append(name)
             self.world.processes.crash(name)
+        return bool(running)
 
-    async def _stubborn(self) -> None:
+    async def _stubborn(self) -> bool:
         # Where the file says to go on without, nothing more would follow from it.
         waited_for = [name for name in self._components() if not self._proceeds(name)]
         if not waited_for:
-            return
+            return False
         name = self.chance.choice(waited_for)
         ignores = self.chance.choice([frozenset[str](), frozenset({"TERM"})])
         self.world.processes.scripts[name] = ProcessScript(ignores=ignores, ends_after=self.chance.uniform(1, 8))
         await self._lasts(5, 25)
         self.world.processes.scripts.pop(name, None)
+        return True
 
-    async def _database(self) -> None:
+    async def _database(self) -> bool:
         self.world.databases.away = True
         await self._lasts(1, 15)
         self.world.databases.away = False
+        return any(system(name).databases for name in self.plan.systems)
 
     def _proceeds(self, name: str) -> bool:
         of, component = name.split(".")

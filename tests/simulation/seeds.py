@@ -3,12 +3,14 @@
 The everyday seeds are fixed; those of `--faults` and `--long` are others, so that each run of either widens the search.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from service.simulation.findings import findings
+from service.simulation.plan import Fault
 from service.simulation.story import Story, told
 from service.simulation.systems import system
 from tests import sizes
@@ -16,6 +18,7 @@ from tests.faults import evidence as found
 from tests.faults.checker import Finding, check
 from tests.faults.checker.gate import operations_leave_once_and_in_order
 from tests.faults.evidence import Effect, Evidence, Notification
+from tests.figures import Noting
 from tests.simulation.evidence import Witness
 
 FILES = 3
@@ -26,6 +29,16 @@ FIRST_OF_OTHERS = 100_000
 """Where the seeds of `--faults` and `--long` begin."""
 SECOND_WAY = "relight.status.log"
 """The routing key of what a stranger's full queue turned away: it went to the log by the log's own name."""
+
+LETTERS = "abc"
+TEST = "test_nothing_is_found_in_the_stories_of_these_seeds"
+"""The test of each of those files, `test_seeds_a.py` and so on."""
+TAKE_OVERS = "seeds_take_overs"
+"""A shard went to another replica because its lease ended, and not because it was given back."""
+RESTARTS = "seeds_whole_restarts"
+"""A system was shut down and came to operational again."""
+HAPPENS = (TAKE_OVERS, RESTARTS, *(f"seeds_fault_{kind}" for kind in Fault))
+"""What proves that stories in which nothing is found are hard ones; each also is a name of a figure."""
 
 
 def chunks(file: int) -> list[range]:
@@ -41,18 +54,62 @@ def name(seeds: range) -> str:
 
 
 def judged(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Story, list[str]]:
-    """The story, and what either judge found, with how to replay it."""
+    """The story, and what either judge found, each with what repeats it."""
     witness = Witness()
     with monkeypatch.context() as watched:
         witness.stand_by(watched)
         story = told(seed)
-    lines = [*findings(story), *(f"outside checker: {one}" for one in _from_outside(story, witness))]
-    return story, [f"relight simulate --seed {seed} --trace: {line}" for line in lines]
+    replay = f"relight simulate --seed {seed} --trace"
+    lines = [f"{replay}: {line}" for line in findings(story)]
+    again = f"seed {seed}, judged again by {repeats(seed)} (its story alone: {replay})"
+    return story, [*lines, *(f"{again}: outside checker: {one}" for one in _from_outside(story, witness))]
 
 
-def all_judged(seeds: range, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Everything that was found in these stories."""
-    return [line for seed in seeds for line in judged(seed, monkeypatch)[1]]
+def repeats(seed: int) -> str:
+    """The command that tells this run's story of `seed` again and lets both judges look at it."""
+    file, mine = next((file, each) for file in range(FILES) for each in chunks(file) if seed in each)
+    great = "" if sizes.now() is sizes.EVERYDAY else f"--{sizes.now().name} "
+    return f"./relight test {great}'tests/simulation/test_seeds_{LETTERS[file]}.py::{TEST}[{name(mine)}]'"
+
+
+@dataclass
+class Tally:
+    """What really happened in the stories of a file's seeds, beside that nothing was found."""
+
+    file: int
+    told: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def judge(self, seeds: range, monkeypatch: pytest.MonkeyPatch, figures: Noting) -> list[str]:
+        """Everything that was found in these stories. They are counted here and among the run's figures."""
+        counts, found = Counter(seeds=len(seeds)), list[str]()
+        for seed in seeds:
+            story, lines = judged(seed, monkeypatch)
+            counts += happened(story)
+            found += lines
+        self.told += len(seeds)
+        self.counts += counts
+        figures.count(**counts)
+        return found
+
+    def missing(self) -> list[str]:
+        """What happened in none of them. Skips the test where only some of the file's seeds were told."""
+        if self.told < (whole := sum(map(len, chunks(self.file)))):
+            pytest.skip(f"{self.told} of {whole} seeds of this file were told")
+        return [what for what in HAPPENS if not self.counts[what]]
+
+
+def happened(story: Story) -> Counter[str]:
+    """Of HAPPENS, how often each did."""
+    restarts, down = 0, set[str]()
+    for (instance, _), row in sorted(story.store.tables.log.items()):
+        if row.state_to == "shutting_down":
+            down.add(instance)
+        elif row.state_to == "operational" and instance in down:
+            down.remove(instance)
+            restarts += 1
+    struck = {f"seeds_fault_{kind}": count for kind, count in story.struck.items()}
+    return Counter({TAKE_OVERS: story.store.taken_over, RESTARTS: restarts, **struck})
 
 
 def _from_outside(story: Story, witness: Witness) -> Iterator[Finding]:

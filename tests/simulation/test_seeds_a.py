@@ -3,7 +3,9 @@
 import pytest
 
 from tests.figures import Noting
-from tests.simulation.seeds import all_judged, chunks, name
+from tests.simulation.seeds import Tally, chunks, name
+
+TALLY = Tally(0)
 
 
 @pytest.mark.seeds
@@ -11,5 +13,10 @@ from tests.simulation.seeds import all_judged, chunks, name
 def test_nothing_is_found_in_the_stories_of_these_seeds(
     seeds: range, monkeypatch: pytest.MonkeyPatch, figures: Noting
 ) -> None:
-    assert all_judged(seeds, monkeypatch) == []
-    figures.count(seeds=len(seeds))
+    assert TALLY.judge(seeds, monkeypatch, figures) == []
+
+
+@pytest.mark.seeds
+def test_every_fault_struck_shards_were_taken_over_and_systems_were_restarted_in_these_stories() -> None:
+    """After all of the above: it judges what they counted."""
+    assert TALLY.missing() == []

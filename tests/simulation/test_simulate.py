@@ -1,5 +1,6 @@
 """`relight simulate`: one seed is one story to the byte, faults really happen in it, and what is found is said."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from service.engine.work import Work
 from service.simulation.findings import findings
 from service.simulation.plan import Fault, Plan, drawn
 from service.simulation.story import Story, told
+from tests.simulation.seeds import chunks, name, repeats
 
 SEED = 60
 """Three systems, three replicas: many tasks whose order could differ."""
@@ -35,7 +37,7 @@ def test_another_seed_is_another_story() -> None:
     assert told(SEED).trace.digest != told(SEED + 1).trace.digest
 
 
-def test_every_kind_of_fault_strikes_in_the_first_seeds() -> None:
+def test_every_kind_of_fault_is_drawn_for_the_first_seeds() -> None:
     kinds = Counter(kind for seed in range(500) for kind in drawn(seed).kinds)
     assert set(kinds) == set(Fault)
     plans = [drawn(seed) for seed in range(500)]
@@ -65,6 +67,16 @@ def test_what_is_found_is_said_with_the_way_to_replay_it(
     said = capsys.readouterr().out
     assert "notifications: lifecycle/" in said
     assert "simulate --seed 3 --trace" in said
+
+
+@pytest.mark.parametrize("nth", [0, 13, 29, 30, 499])
+def test_what_is_said_to_repeat_an_outside_finding_names_a_test_that_tells_that_seed(nth: int) -> None:
+    seed = chunks(0)[0].start + nth
+    file, test = repeats(seed).split("'")[1].split("::")
+    function, seeds = test.removesuffix("]").split("[")
+    named = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
+    (told_there,) = (mark.args[1] for mark in named.pytestmark if mark.name == "parametrize")
+    assert [name(each) for each in told_there if seed in each] == [seeds]
 
 
 def _chain(story: Story) -> list[int]:
