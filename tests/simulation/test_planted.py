@@ -4,6 +4,7 @@ import pytest
 
 from service.simulation import virtual
 from tests.faults.checker import Fault, Finding, check
+from tests.faults.checker.losses import told
 from tests.faults.evidence import Evidence
 from tests.simulation.conditions import make_hard
 from tests.simulation.evidence import Witness
@@ -24,7 +25,10 @@ def findings(monkeypatch: pytest.MonkeyPatch, seed: int, plant: Plant | None = N
             plant(planted)
         witness.stand_by(planted)
         make_hard(planted, witness, seed)
-        return check(virtual.run(_told(seed, witness)))
+        evidence = virtual.run(_told(seed, witness))
+    # No database is restored here: what is said to be lost was told, and never written.
+    said = (f"{loss.system} says that {loss.rows} rows are lost" for loss in told(evidence))
+    return [*check(evidence), *(Finding(Fault.INVENTED_NOTIFICATION, words) for words in said)]
 
 
 async def _told(seed: int, witness: Witness) -> Evidence:
