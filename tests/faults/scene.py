@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 import aio_pika
 
 from tests.faults.checker import check
-from tests.faults.evidence import Evidence, Run, Verdict
+from tests.faults.evidence import Evidence, Probe, Run, Strike, Verdict
 from tests.faults.harness import METRICS, SYSTEM, Stage
-from tests.faults.load import SOURCE
 from tests.servers import Databases, Vhosts, unique
+from tests.serving import Serving
 
 LIFECYCLE = f"lifecycle/{SYSTEM}"
 BACK = 30.0
-"""Seconds after the last fault in which everything must answer again."""
+"""Seconds for each thing that a story waits for; how soon everything answers after a fault the checker judges."""
 LEAST = 100
 """Confirmed events without which a file's stories would prove little."""
 SILENT = 1.0
@@ -35,6 +35,9 @@ class Scene(Stage):
 
     def __init__(self, folder: Path, postgres_url: str, amqp_url: str) -> None:
         super().__init__(folder, postgres_url, amqp_url, urlsplit(amqp_url).username or "guest")
+        self.began = self.last_fault = time.time()
+        self._strikes: list[Strike] = []
+        self._probes: list[Probe] = []
 
     async def begin(self, **environment: str) -> None:
         """Serve runs, its system is operational, and a subscriber listens."""
@@ -42,6 +45,7 @@ class Scene(Stage):
         await self.until("ready", self.ready, BACK)
         await self.watch()
         await self.until("operational for the first time", self.is_operational, BACK)
+        self.began = self.last_fault = time.time()
 
     async def end(self) -> None:
         await self.load.close()
@@ -76,23 +80,22 @@ class Scene(Stage):
         finally:
             await self.load.close()
 
-    async def everything_answers(self, within: float = BACK) -> None:
+    def over(self, fault: str) -> None:
+        """A fault that really happened is over now; how soon everything answers is counted from the last one."""
+        self._strikes.append(Strike(fault, hit=True))
+        self.last_fault = time.time()
+
+    async def everything_answers(self) -> None:
         """Each instance has an outcome for an event that is published now, behind all that still waits."""
         await self.load.close()
         await self.load.connect()
         try:
-            asked = [
-                await self.load.publish("metric.observed", {"metric": f"m{n}", "value": 50.0}, f"alert/{SYSTEM}/m{n}")
-                for n in range(METRICS)
-            ]
-            asked.append(await self.load.publish("restart.cancelled", {"reason": "is anybody there"}, LIFECYCLE))
-            query = "SELECT count(*) FROM relight.inbox WHERE source = $1 AND id = ANY ($2)"
-            began = time.monotonic()
-            while await self.value(query, SOURCE, asked) < len(asked):
-                assert time.monotonic() - began < within, f"not everything answered; serve says:\n{self.last_words()}"
-                await asyncio.sleep(0.1)
+            probes = await self.ask_everybody(self.last_fault)
         finally:
             await self.load.close()
+        self._probes += probes
+        silent = [probe.instance for probe in probes if probe.after is None]
+        assert not silent, f"{silent} did not answer; serve says:\n{self.last_words()}"
 
     async def evidence(self, run: Run | None = None) -> Evidence:
         await self._until_silent()
@@ -102,7 +105,8 @@ class Scene(Stage):
         """The checker's verdict on all that happened, once it is at rest. Raises AssertionError with its findings."""
         await self.everything_answers()
         await self.rest(60)
-        evidence = await self.evidence()
+        # Stories are under load only while they need it, so that no rate is asked of all of them together.
+        evidence = await self.evidence(Run(self.began, self.last_fault, self._strikes, frozenset(), 0.0, self._probes))
         findings = check(evidence)
         assert not findings, "\n".join(map(str, findings[:20]))
         assert sum(event.verdict is Verdict.CONFIRMED for event in evidence.published) > LEAST
@@ -122,14 +126,19 @@ class Scene(Stage):
 
     def lines(self, event: str) -> list[dict[str, object]]:
         """The lines of serve's log with this event."""
-        text = self.log.read_text("utf-8", "replace")
-        found = [json.loads(line) for line in text.splitlines() if line.startswith("{") and f'"{event}"' in line]
-        return [line for line in found if line.get("event") == event]
+        return lines_of(self, event)
 
     async def blames(self, *names: str) -> bool:
         """Whether /readyz answers 503 and its reasons name all of these."""
         status, body = await self.page("/readyz")
         return status == 503 and all(name in " ".join(json.loads(body)["reasons"]) for name in names)
+
+
+def lines_of(serving: Serving, event: str) -> list[dict[str, object]]:
+    """The lines of a serve's log with this event, in their order."""
+    text = serving.log.read_text("utf-8", "replace")
+    found = [json.loads(line) for line in text.splitlines() if line.startswith("{") and f'"{event}"' in line]
+    return [line for line in found if line.get("event") == event]
 
 
 S = TypeVar("S", bound=Scene)

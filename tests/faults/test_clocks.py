@@ -133,6 +133,7 @@ async def test_hour_back_in_a_restart_lets_it_go_on_and_what_begins_then_has_its
 @one_loop
 async def test_clock_that_is_right_again_leaves_nothing_behind(stage: Clocked) -> None:
     stage.set(0)
+    stage.over("a clock that was wrong")
     async with stage.under_load():
         await stage.measured(10.0)
         await stage.until("the alert is over", lambda: stage.alert_is("normal"), BACK)

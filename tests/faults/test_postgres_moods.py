@@ -96,6 +96,9 @@ async def mood(vhosts: Vhosts, tmp_path_factory: pytest.TempPathFactory) -> Asyn
 
 @one_loop
 async def test_serialization_failures_and_deadlocks_are_tried_again_and_cost_no_event(mood: Mood) -> None:
+    # What waited at the take-over was tried alone, and counted.
+    counted = "SELECT coalesce(sum(attempts), 0) FROM relight.attempts"
+    before = await mood.stage.value(counted)
     async with mood.stage.under_load():
         connection = await mood.connect()
         await connection.execute(REFUSING)
@@ -104,8 +107,10 @@ async def test_serialization_failures_and_deadlocks_are_tried_again_and_cost_no_
         finally:
             await connection.execute("DROP TRIGGER refuse ON relight.log")
             await connection.close()
+        mood.stage.over("commits refused")
         await mood.goes_on()
     assert mood.stage.lines("intake.waits")
+    assert await mood.stage.value(counted) == before
     assert await mood.stage.value("SELECT count(*) FROM relight.dead_letters") == 0
 
 
@@ -117,6 +122,7 @@ async def test_real_deadlock_with_a_stranger_is_survived(mood: Mood) -> None:
         await stranger.execute("SET deadlock_timeout = '30s'")
         await stranger.execute(CROSSING, timeout=BACK)
         await stranger.close()
+        mood.stage.over("a deadlock")
         await mood.goes_on()
     assert any("deadlock detected" in str(line["error"]) for line in mood.stage.lines("intake.waits"))
 
@@ -133,6 +139,7 @@ async def test_every_session_ended_again_and_again_under_load_loses_nothing(mood
             )
             await asyncio.sleep(0.3)
         await connection.close()
+        mood.stage.over("every session ended")
         assert ended > 16
         await mood.goes_on()
 
@@ -147,6 +154,7 @@ async def test_server_without_a_free_connection_is_waited_for_by_name(mood: Mood
             await asyncio.sleep(LEASES)
         finally:
             await asyncio.gather(*(stranger.close(timeout=10) for stranger in strangers))
+        mood.stage.over("no free connection")
         await mood.goes_on()
 
 
@@ -156,6 +164,7 @@ async def test_commits_whose_answers_are_lost_have_their_effect_once(mood: Mood)
     async with mood.stage.under_load():
         mood.proxy.marked, mood.proxy.losses = COMMIT, LOSSES
         await mood.stage.until("answers were lost", lambda: lost(mood), BACK)
+        mood.stage.over("lost answers of commits")
         await mood.goes_on()
     assert mood.proxy.lost == LOSSES
     # They had taken effect: what was tried again was known already.
@@ -174,6 +183,7 @@ async def test_full_disk_is_said_and_once_there_is_room_again_everything_goes_on
         if not mood.server.running():
             # It ends itself when it cannot write its own log; who runs it starts it again.
             await mood.server.start()
+        mood.stage.over("a full disk")
         await mood.goes_on()
 
 
