@@ -313,6 +313,10 @@ PLANTED: dict[str, tuple[Callable[[Evidence], Evidence], Fault]] = {
     "a pause is recorded that never happened": (
         lambda e: replace(e, effects=without(e.effects, 0)), Fault.MISSING_EFFECT,
     ),
+    "a pause by HTTP is recorded that never happened": (
+        lambda e: replace(e, steps=put(e.steps, 0, result={"by": "http"}), effects=without(e.effects, 0)),
+        Fault.MISSING_EFFECT,
+    ),
     "a start is recorded that never happened": (
         lambda e: replace(e, effects=[one for one in e.effects if one.what != "start"]), Fault.MISSING_EFFECT,
     ),
