@@ -180,6 +180,7 @@ def clean_run() -> Evidence:
         told=[f"{LIFECYCLE}:1:pause:worker", *[f"{LIFECYCLE}:5:resume:worker"] * 2],
         machines=MACHINES,
         documents={URL: SEAL},
+        searched=("file:///snapshots/",),
         timers=[Timer(LIFECYCLE, 6, "again:check:0", T0 + timedelta(minutes=5))],
         writes=[
             Write("claim", f"{LIFECYCLE}:1:pause:worker", 10, 0),

@@ -219,7 +219,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything of one run. `documents`: SHA-256 (hex) by URL of the documents that still exist.
+    """Everything of one run. `documents`: SHA-256 (hex) by URL of the documents that still exist,
+    all of them below the URLs `searched`.
 
     `told`: the idempotency key of each command that reached a participant, as often as it did.
 
@@ -242,6 +243,7 @@ class Evidence:
     told: Sequence[str] = ()
     machines: Mapping[tuple[str, int], Table] = field(default_factory=dict)
     documents: Mapping[str, str] = field(default_factory=dict)
+    searched: tuple[str, ...] = ()
     heard: Sequence[Notification] | None = None
     undelivered: Sequence[str] = ()
     timers: Sequence[Timer] = ()

@@ -113,6 +113,7 @@ class Stage(Serving):
             notifications=await status_log(self.amqp_url),
             machines=tables_of_machines(),
             documents=documents,
+            searched=(f"file://{self.folder / 'state'}/",),
             heard=read_heard(self.heard) if self.heard.exists() else None,
             run=run,
             **tables,
