@@ -1,6 +1,7 @@
 """Whoever judges a run from outside shares no code with Relight: the imports of those files, read and not run."""
 
 import ast
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ JUDGES = [
 """The checker, and whoever watches, publishes or suffers for it: an error in a shared part would hide from them all."""
 LIBRARIES = frozenset({"asyncpg", "aio_pika"})
 """What they may use besides the standard library and each other."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_to_be_collected() -> None:
+    """Python 3.11 ends a parse with SystemError when the collector finalizes a failed task in the middle of it."""
+    gc.collect()
 
 
 @pytest.mark.parametrize("file", JUDGES, ids=lambda file: f"{file.relative_to(FAULTS)}")
