@@ -155,7 +155,8 @@ class Owner:
                     why = str(error) or "PostgreSQL says nothing"
                     log.warning("owner.cannot_renew", shard=self.shard, error=why, seconds_left=round(left, 1))
                 said = True
-                pause = min(0.2, left)
+                # Counted anew: the question itself may have taken all that was left.
+                pause = max(0.0, min(0.2, self._until - self._clock.monotonic()))
                 continue
             crash_point("owner.after_renew")
             self._until = asked + self._lease.total_seconds() * (1 - MARGIN)
