@@ -161,8 +161,9 @@ def _tokens(story: Story) -> Iterator[str]:
         yield f"stolen: {claim.whose} was claimed as {claim.token} while claim {claim.held} lasted"
     told: dict[str, int] = {}
     for one in story.cast.effects:
-        # A renewal of a pause runs beside the other steps of its state, in no order with them.
-        if one.token is None or ":renew:" in (one.key or ""):
+        # A renewal of a pause runs beside the other steps of its state, in no order with them; a report is a question,
+        # which changes nothing however late it comes.
+        if one.token is None or one.what == "report" or ":renew:" in (one.key or ""):
             continue
         name = f"{one.system}.{one.component}"
         if one.token < told.get(name, 0):
