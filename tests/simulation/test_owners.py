@@ -11,9 +11,9 @@ from machines.registry import MACHINES
 from service.adapters.memory.broker import MemoryBroker
 from service.adapters.memory.store import MemoryStore
 from service.engine.definitions import Definitions
-from service.engine.owner import Owner
+from service.engine.owner import MARGIN, Owner
 from service.errors import LostLease, Transient
-from service.ports import EventKey, NewSignal
+from service.ports import EventKey, NewSignal, Ownership
 from service.simulation import virtual
 from service.simulation.virtual import VirtualClock
 from tests.simulation.story import SYSTEM
@@ -239,3 +239,26 @@ def test_replica_that_is_ended_in_the_very_moment_in_which_it_loses_its_lease_en
         return ended
 
     assert virtual.run(story())
+
+
+def test_owner_to_whom_postgresql_says_nothing_stops_when_its_share_of_the_lease_is_over() -> None:
+    """The renewal takes all that was left and then times out; nothing may be added to it."""
+
+    async def story() -> float:
+        shard, given_back = Shard(), list[float]()
+        await shard.broker.declare(["metrics"], {"metrics": 0})
+        real = shard.store.release
+
+        async def silent(*_: Any) -> None:
+            await asyncio.sleep(3600)
+
+        async def release(ownership: Ownership) -> None:
+            given_back.append(shard.clock.monotonic())
+            await real(ownership)
+
+        shard.store.renew, shard.store.release = silent, release  # type: ignore[method-assign]
+        began = shard.clock.monotonic()
+        await serving(shard.owner("one", lambda: of(SYSTEM)), LEASE.total_seconds())
+        return given_back[0] - began
+
+    assert virtual.run(story()) == pytest.approx(LEASE.total_seconds() * (1 - MARGIN), abs=0.01)
