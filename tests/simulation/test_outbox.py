@@ -16,7 +16,7 @@ from service.adapters.memory.store import MemoryStore
 from service.engine import outbox as module
 from service.engine.outbox import Outbox
 from service.errors import Transient
-from service.ports import Batch, OutMessage, Sent
+from service.ports import Batch, OutMessage, Ownership, Sent
 from service.simulation import virtual
 from service.simulation.virtual import VirtualClock
 from tests.simulation.test_poison import told
@@ -35,15 +35,21 @@ class Slow:
         return (Sent.CONFIRMED,) * len(messages)
 
 
+async def owned() -> tuple[VirtualClock, MemoryStore, Ownership]:
+    """A store whose only shard is owned for longer than any story here lasts."""
+    clock = VirtualClock()
+    store = MemoryStore(clock)
+    ownership = await store.acquire(0, "one", timedelta(hours=2))
+    assert ownership is not None
+    return clock, store, ownership
+
+
 def test_queues_stay_paused_while_the_table_holds_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BOUND", 3)
     monkeypatch.setattr(module, "WINDOW", 2)
 
     async def story() -> bool:
-        clock = VirtualClock()
-        store = MemoryStore(clock)
-        ownership = await store.acquire(0, "one", timedelta(seconds=10))
-        assert ownership is not None
+        clock, store, ownership = await owned()
         rows = tuple(OutMessage("relight.status", "metrics.x", str(n), "{}") for n in range(9))
         await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows))
         outbox = Outbox(store, Slow(), ownership, clock)
@@ -63,10 +69,7 @@ def test_what_a_commit_brings_while_unsent_rows_are_in_doubt_counts_up_to_the_bo
     monkeypatch.setattr(module, "BOUND", 3)
 
     async def story() -> None:
-        clock = VirtualClock()
-        store = MemoryStore(clock)
-        ownership = await store.acquire(0, "one", timedelta(hours=2))
-        assert ownership is not None
+        clock, store, ownership = await owned()
         outbox = Outbox(store, Slow(), ownership, clock)
 
         async def commit(count: int) -> None:
@@ -102,10 +105,8 @@ def test_what_is_deleted_while_the_table_is_read_is_not_said_again() -> None:
             return (Sent.CONFIRMED,) * len(messages)
 
     async def story() -> list[str]:
-        clock, publisher = VirtualClock(), Noting()
-        store = MemoryStore(clock)
-        ownership = await store.acquire(0, "one", timedelta(hours=1))
-        assert ownership is not None
+        publisher = Noting()
+        clock, store, ownership = await owned()
         unsent = store.unsent
 
         async def slow(shard: int, limit: int) -> Any:
@@ -150,10 +151,7 @@ class Unwilling:
 @pytest.mark.parametrize("verdict", [Sent.NACKED, Sent.RETURNED])
 def test_operation_that_nobody_takes_waits_in_order_until_its_own_queue_has_it(verdict: Sent) -> None:
     async def story() -> None:
-        clock = VirtualClock()
-        store = MemoryStore(clock)
-        ownership = await store.acquire(0, "one", timedelta(hours=1))
-        assert ownership is not None
+        clock, store, ownership = await owned()
         said = OutMessage("relight.status", "metrics.x", "said", "{}")
         operations = [OutMessage("relight.operations", "metrics.orders.submit", name, "{}") for name in ("a", "b")]
         rows = (said, *operations, OutMessage("relight.status", "metrics.y", "later", "{}"))
@@ -223,10 +221,7 @@ def test_each_row_is_counted_by_its_own_verdict_up_to_the_one_that_waits() -> No
     before = counted()
 
     async def story() -> int:
-        clock = VirtualClock()
-        store = MemoryStore(clock)
-        ownership = await store.acquire(0, "one", timedelta(seconds=60))
-        assert ownership is not None
+        clock, store, ownership = await owned()
         rows = tuple(OutMessage("relight.status", "metrics.x", name, "{}") for name in "abcde")
         ids = await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows))
         outbox = Outbox(store, Choosy(), ownership, clock)
@@ -247,10 +242,8 @@ def test_outbox_waits_when_the_database_refuses_in_passing(call: str) -> None:
     """Found by `relight simulate --seed 22`: the owner broke and gave its shard up."""
 
     async def story() -> tuple[int, int]:
-        clock = VirtualClock()
-        store, broker = MemoryStore(clock), MemoryBroker(clock)
-        ownership = await store.acquire(0, "one", timedelta(seconds=60))
-        assert ownership is not None
+        clock, store, ownership = await owned()
+        broker = MemoryBroker(clock)
         rows = tuple(OutMessage("relight.status", "metrics.x", str(n), "{}") for n in range(3))
         await store.commit(Batch(0, ownership.token, clock.now(), outbox=rows))
         broker.full.add("relight.status")
