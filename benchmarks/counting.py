@@ -165,7 +165,7 @@ class Tables:
         """Raises BenchError unless all alerts together stand at `rows`: for logs that are too long to be searched."""
         found = await self.value("SELECT sum(seq)::bigint FROM relight.instances WHERE machine = 'alert'")
         if found != rows:
-            raise BenchError(f"the alerts stand at {found} log rows together, not at {rows}: some event moved none")
+            raise BenchError(f"the alerts stand at {found} log rows together, not at {rows}: not each event moved one")
 
 
 async def _confirmed(serves: Iterable[Serve]) -> int:
