@@ -4,10 +4,12 @@ It is no part of Relight, so that what makes the load shares no fault with what 
 to be what limits: a message is packed by hand and written together with its neighbours.
 """
 
+import json
 import select
 import socket
 import struct
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -25,8 +27,8 @@ TIMEOUT = 30.0
 
 AT_ONCE = 1_000
 """Messages of a stream on their way at once."""
-QUIET = 2.0
-"""Seconds without another message after which a stream has been read to its end."""
+MARK = "relight.mark"
+"""Type of a message that only marks a place in the status log; Relight's readers pass over it."""
 
 _HEAD = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
@@ -109,7 +111,7 @@ class Broker:
         declared = self._ask(commands.Queue.Declare(exclusive=True, auto_delete=True), commands.Queue.DeclareOk)
         name = str(declared.queue)
         self._ask(commands.Queue.Bind(queue=name, exchange=exchange, routing_key=binding), commands.Queue.BindOk)
-        self._ask(commands.Basic.Consume(queue=name, no_ack=True), commands.Basic.ConsumeOk)
+        self._consume(commands.Basic.Consume(queue=name, no_ack=True))
 
     def consumers(self, queue: str) -> int:
         """How many consume from it."""
@@ -117,18 +119,25 @@ class Broker:
         return declared.consumer_count or 0
 
     def read(self, stream: str, offset: int) -> Iterator[bytes]:
-        """The bodies that a stream holds from `offset` on, until it has had nothing more for `QUIET` seconds."""
+        """The bodies that a stream holds from `offset` on, the last of which is a mark of type `MARK`.
+
+        A stream does not say where its end is, so the mark is put there. Raises ConnectionError when it does not come.
+        """
+        identity = f"mark:{uuid.uuid4()}"
+        mark = json.dumps({"type": MARK, "id": identity}).encode()
+        self.publish_all([self.pack("", stream, identity, mark)])
         self._ask(commands.Basic.Qos(prefetch_count=AT_ONCE), commands.Basic.QosOk)
-        consume = commands.Basic.Consume(queue=stream, arguments={"x-stream-offset": offset})
-        self._ask(consume, commands.Basic.ConsumeOk)
-        read = 0
-        while self.take(QUIET) or self.notifications:
+        self._consume(commands.Basic.Consume(queue=stream, arguments={"x-stream-offset": offset}))
+        read, body = 0, b""
+        while body != mark:
+            while not self.notifications:
+                if not self.take(TIMEOUT):
+                    raise ConnectionError(f"{stream} fell silent for {TIMEOUT:.0f} s before its end")
             arrived, self.notifications = self.notifications, []
             for _, body in arrived:
                 yield body
             read += len(arrived)
-            if arrived:
-                self._send(commands.Basic.Ack(delivery_tag=read, multiple=True), CHANNEL)
+            self._send(commands.Basic.Ack(delivery_tag=read, multiple=True), CHANNEL)
 
     def take(self, seconds: float) -> bool:
         """Takes in what has arrived, waiting for it at most so long; whether anything had."""
@@ -193,6 +202,11 @@ class Broker:
     def _ask(self, method: Frame, answer: type[F]) -> F:
         self._send(method, CHANNEL)
         return self._frame(answer)
+
+    def _consume(self, method: commands.Basic.Consume) -> None:
+        self._ask(method, commands.Basic.ConsumeOk)
+        # Messages may have come in the same breath as the answer, and nothing after them that `take` would wake for.
+        self._cut(time.perf_counter())
 
     def _send(self, method: Frame, channel: int) -> None:
         self._socket.sendall(pamqp.frame.marshal(method, channel))
