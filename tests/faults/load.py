@@ -21,8 +21,9 @@ PATIENCE = 30.0
 """Seconds for a confirm; the broker is up, so one that takes longer is unknown for good."""
 FEW = 0.15
 """Seconds between measurements of which only a few are sent."""
-QUIET = 1.5
-"""Seconds without a message after which the status log has been read to its end."""
+STATUS_LOG = "relight.status.log"
+SILENCE = 30.0
+"""Seconds without a message after which reading the status log is given up."""
 
 
 class Load:
@@ -145,26 +146,30 @@ class Load:
         await self.publish(name, data, instance)
 
 
-async def status_log(amqp_url: str, quiet: float = QUIET) -> list[Notification]:
-    """Everything that the stream holds, in its order, until `quiet` seconds bring no more."""
-    found: list[Notification] = []
-    last = asyncio.get_running_loop().time()
+async def status_log(amqp_url: str) -> list[Notification]:
+    """Everything that the stream holds, in its order. Raises TimeoutError when it falls silent before its end.
 
-    async def take(message: AbstractIncomingMessage) -> None:
-        nonlocal last
-        found.append(notification(message.routing_key or "", message.body))
-        last = asyncio.get_running_loop().time()
-        await message.ack()
-
+    A stream does not say where its end is: so a mark is put there, as Relight does it, which its readers pass over.
+    """
     connection = await aio_pika.connect(amqp_url, timeout=10)
     try:
-        channel = await connection.channel()
+        channel = await connection.channel(publisher_confirms=True)
+        end = f"mark:{uuid.uuid4()}"
+        mark = {"specversion": "1.0", "id": end, "type": "relight.mark", "source": SOURCE, "data": {}}
+        await channel.default_exchange.publish(aio_pika.Message(json.dumps(mark).encode()), STATUS_LOG, timeout=10)
         await channel.set_qos(prefetch_count=500)
-        queue = await channel.get_queue("relight.status.log")
-        await queue.consume(take, arguments={"x-stream-offset": "first"})
-        while asyncio.get_running_loop().time() - last < quiet:
-            await asyncio.sleep(0.05)
+        stream = await channel.get_queue(STATUS_LOG)
+        arriving: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+        await stream.consume(arriving.put, arguments={"x-stream-offset": "first"})
+        found: list[Notification] = []
+        while True:
+            async with asyncio.timeout(SILENCE):
+                message = await arriving.get()
+            note = notification(message.routing_key or "", message.body)
+            if note.id == end:
+                return found
+            found.append(note)
+            await message.ack()
     finally:
         with contextlib.suppress(aio_pika.exceptions.AMQPError):
             await connection.close()
-    return found

@@ -277,7 +277,7 @@ async def letter(stage: Stage, body: bytes) -> dict[str, Any]:
 async def said(stage: Stage, which: Callable[[Notification], bool]) -> Notification:
     """The notification on the status log. Raises AssertionError when there is none."""
     for _ in range(3):
-        for note in await status_log(stage.amqp_url, quiet=0.3):
+        for note in await status_log(stage.amqp_url):
             if which(note):
                 return note
     raise AssertionError("nothing was said of it")
