@@ -128,7 +128,7 @@ def test_test_runs_pytest_in_the_checkout(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "handed"),
     [
-        ([], "-n 3 --dist loadfile --no-loadscope-reorder"),
+        ([], "-n 4 --dist loadfile --no-loadscope-reorder"),
         (["--faults"], "-n 3 --dist loadfile --no-loadscope-reorder --faults"),
         (["--long", "-x"], "-n 3 --dist loadfile --no-loadscope-reorder --long -x"),
         (["--faults", "-n0"], "--faults -n0"),
