@@ -26,6 +26,8 @@ from tests.faults.load import status_log
 
 LIFECYCLE = f"lifecycle/{SYSTEM}"
 LOST = "halted.database_lost"
+SOON = 30.0
+"""Seconds after the last fault in which every instance has to answer."""
 
 
 @dataclass
@@ -192,14 +194,18 @@ async def test_new_database_where_the_stream_knows_the_system_is_a_loss_that_one
     before = house.effects()
     await drop_tables(stage)
     await migrate(stage.postgres_url)
+    restored = time.time()
     await stage.start()
     await house.comes_to(LOST)
+    probes = await stage.ask_everybody(restored)
     assert await house.epoch() == 2
     assert house.effects() == before
     assert (await house.act("adopt")).returncode == 0
     await house.comes_to("operational")
     since = [json.loads(line)["what"] for line in house.effects()[len(before) :]]
     assert not {"start", "stop"} & set(since), "what runs already is found, and neither stopped nor started"
+    await stage.rest()
+    await house.judged(restored, probes)
 
 
 @pytest.mark.faults
@@ -219,8 +225,12 @@ async def test_ordinary_ends_and_a_stream_without_its_past_are_no_loss(house: Ho
         await stage.rest()
     await stage.stop()
     await trimmed(stage.amqp_url)
+    over = time.time()
     await stage.start()
     await stage.until("it takes the shard over", stage.ready)
+    # The other promises are not judged here: what the stream was to have told is no longer in it.
+    late = [probe for probe in await stage.ask_everybody(over) if probe.after is None or probe.after > SOON]
+    assert not late
     await house.restarted("with an empty stream")
     assert await house.epoch() == 1
     assert stage.said("owner.found_loss") == 0
