@@ -12,6 +12,7 @@ from service import logs
 from service.adapters.systems import load_systems
 from service.app import Addresses, Service
 from service.settings import Settings
+from service.web import listen
 
 
 def run(make: Callable[[Settings, Mapping[str, System], Addresses], Service]) -> None:
@@ -23,5 +24,6 @@ def run(make: Callable[[Settings, Mapping[str, System], Addresses], Service]) ->
         raise SystemExit("RELIGHT_POSTGRES_URL and RELIGHT_AMQP_URL must be set")
     addresses = Addresses(servers.postgres_url.get_secret_value(), servers.amqp_url.get_secret_value())
     service = make(settings, load_systems([Path(sys.argv[-1])]), addresses)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(service.run())
+    listening = listen(settings.http.http_host, settings.http.http_port)
+    with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(service.run(listening))

@@ -85,14 +85,17 @@ async def serve(
     settings: Settings,
     systems: Mapping[str, System],
     addresses: Addresses,
+    listening: socket.socket,
     *,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Runs Relight until cancelled. The schema must be migrated. `ready` is called once everything has begun.
 
+    `listening`: where health and metrics are asked for.
+
     Raises Misconfigured when an instance stands on something that is not here. Servers that are away are waited for.
     """
-    await Service(settings, systems, addresses, ready).run()
+    await Service(settings, systems, addresses, ready).run(listening)
 
 
 def heartbeat(lease: timedelta) -> int:
@@ -153,11 +156,10 @@ class Service:
             definitions.add_old_machine(machine)
         return definitions
 
-    async def run(self) -> None:
-        engine, http = self._settings.engine, self._settings.http
+    async def run(self, listening: socket.socket) -> None:
+        engine = self._settings.engine
         shards = {name: shard_of(name, engine.shards) for name in self._systems}
-        web = Web(http.http_host, http.http_port, self.health, metrics.REGISTRY)
-        web.bind()
+        web = Web(listening, self.health, metrics.REGISTRY)
         # Health answers first: whoever looks must hear what is waited for.
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             tasks.create_task(web.serve())

@@ -4,6 +4,7 @@ Its lifecycle has no row that leads anywhere, no step is ever claimed, no channe
 world it looks at is made of ports that refrain from every change. Nothing here can be configured to act.
 """
 
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -78,11 +79,12 @@ async def serve(
     systems: Mapping[str, System],
     addresses: Addresses,
     observing: Observing,
+    listening: socket.socket,
     *,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Looks until cancelled; otherwise as `app.serve`. Raises Misconfigured where Relight cares for systems already."""
-    await ObservingService(observing, settings, systems, addresses, ready).run()
+    await ObservingService(observing, settings, systems, addresses, ready).run(listening)
 
 
 class ObservingService(Service):

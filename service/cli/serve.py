@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -47,13 +48,31 @@ def serve(settings: Settings, screen: Screen, paths: Sequence[Path], observe: st
     # The private servers are started as another user, which only the standard loop can; the service has a faster one.
     with (
         only_one(settings.servers.home),
+        closing(_listening(settings.http, screen)) as listening,
         asyncio.Runner() as plain,
         asyncio.Runner(loop_factory=_fast_loop()) as fast,
         suppress(Told),
     ):
         write_systems(settings.servers.home, systems.values())
-        _serve(settings, screen, systems, observing, signals, plain, fast)
+        _serve(_Given(settings, screen, systems, observing, listening), signals, plain, fast)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What this command was given. `observing`: it only looks; `listening`: for health and metrics."""
+
+    settings: Settings
+    screen: Screen
+    systems: dict[str, System]
+    observing: "Observing | None"
+    listening: socket.socket
+
+    @property
+    def health(self) -> str:
+        from service.web import url_of
+
+        return url_of(self.listening)
 
 
 def _observing(settings: Settings, screen: Screen, every: str) -> "Observing":
@@ -75,22 +94,13 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _serve(
-    settings: Settings,
-    screen: Screen,
-    systems: dict[str, System],
-    observing: "Observing | None",
-    signals: Signals,
-    plain: asyncio.Runner,
-    fast: asyncio.Runner,
-) -> None:
-    settings = replace(settings, http=_with_free_port(settings, screen))
-    servers = settings.servers
+def _serve(given: _Given, signals: Signals, plain: asyncio.Runner, fast: asyncio.Runner) -> None:
+    servers, screen = given.settings.servers, given.screen
     if not servers.embedded:
         found = find(servers)
         api = servers.rabbitmq_api.get_secret_value() if servers.rabbitmq_api is not None else None
         signals.run(plain, _limits(screen, found.amqp_url, api))
-        signals.run(fast, _service(settings, screen, systems, observing, found.postgres_url, found.amqp_url))
+        signals.run(fast, _service(given, found.postgres_url, found.amqp_url))
         return
     from service.embedded import Embedded
 
@@ -98,47 +108,37 @@ def _serve(
     embedded = Embedded(servers.home / "servers")
     endpoints = signals.run(plain, embedded.start())
     try:
-        signals.run(plain, _prepare(embedded, endpoints, settings, screen, systems))
-        urls = (endpoints.postgres_url, endpoints.amqp_url)
-        signals.run(fast, _service(settings, screen, systems, observing, *urls))
+        signals.run(plain, _prepare(embedded, endpoints, given))
+        signals.run(fast, _service(given, endpoints.postgres_url, endpoints.amqp_url))
     finally:
         remove_endpoints(servers.home)
         signals.finish(plain, embedded.stop())
 
 
-async def _prepare(
-    embedded: "Embedded", endpoints: "Endpoints", settings: Settings, screen: Screen, systems: dict[str, System]
-) -> None:
+async def _prepare(embedded: "Embedded", endpoints: "Endpoints", given: _Given) -> None:
     """The private servers' tables, users and limits, and the note for the other commands."""
     from service.adapters.postgres import migrate
     from service.embedded.users import provide_users
 
-    home = settings.servers.home
+    home = given.settings.servers.home
     await migrate(endpoints.postgres_url)
-    await provide_users(embedded.rabbit, broker_users(systems.values()), home / "users")
+    await provide_users(embedded.rabbit, broker_users(given.systems.values()), home / "users")
     os.environ["RELIGHT_USERS"] = str(home / "users")
-    await _limits(screen, endpoints.amqp_url, endpoints.management_url)
-    write_endpoints(home, endpoints, f"http://{settings.http.http_host}:{settings.http.http_port}")
+    await _limits(given.screen, endpoints.amqp_url, endpoints.management_url)
+    write_endpoints(home, endpoints, given.health)
 
 
-async def _service(
-    settings: Settings,
-    screen: Screen,
-    systems: dict[str, System],
-    observing: "Observing | None",
-    postgres_url: str,
-    amqp_url: str,
-) -> None:
+async def _service(given: _Given, postgres_url: str, amqp_url: str) -> None:
     from service import app
 
-    addresses = app.Addresses(postgres_url, amqp_url)
-    if observing is not None:
+    addresses, begin = app.Addresses(postgres_url, amqp_url), (given.settings, given.systems)
+    if given.observing is not None:
         from service import app_observing
 
-        ready = lambda: _observing_banner(settings, screen, systems)  # noqa: E731  # one line, used once
-        await app_observing.serve(settings, systems, addresses, observing, ready=ready)
+        ready = lambda: _observing_banner(given)  # noqa: E731  # one line, used once
+        await app_observing.serve(*begin, addresses, given.observing, given.listening, ready=ready)
         return
-    await app.serve(settings, systems, addresses, ready=lambda: _banner(settings, screen, systems))
+    await app.serve(*begin, addresses, given.listening, ready=lambda: _banner(given))
 
 
 async def _limits(screen: Screen, amqp_url: str, api: str | None) -> None:
@@ -182,33 +182,36 @@ def _operating(system: System) -> list[str]:
     return [*parts, *system.gate.to]
 
 
-def _with_free_port(settings: Settings, screen: Screen) -> Http:
-    """The health page's port: the one a person chose, or else the first free one, said aloud when it is another."""
-    from service.web import free_port
+def _listening(http: Http, screen: Screen) -> socket.socket:
+    """Where health is asked for: the port that a person chose, or else the first free one, said when it is another.
 
-    http = settings.http
+    Taken at once and kept: what is free now may be somebody's when the servers are up.
+    """
+    from service.web import listen, listen_from
+
     if http.port_was_chosen:
-        return http
-    port = free_port(http.http_host, http.http_port)
+        return listen(http.http_host, http.http_port)
+    found = listen_from(http.http_host, http.http_port)
+    port = found.getsockname()[1]
     if port != http.http_port:
         screen.note(f"relight: port {http.http_port} is taken; health is on {port} (RELIGHT_HTTP_PORT chooses one)")
-    return http.model_copy(update={"http_port": port})
+    return found
 
 
-def _observing_banner(settings: Settings, screen: Screen, systems: dict[str, System]) -> None:
-    http = settings.http
-    name = next(iter(sorted(systems)))
-    screen.say(f"Relight observes {', '.join(sorted(systems))}; it moves nothing", Tone.GOOD)
-    screen.say(f"  health   http://{http.http_host}:{http.http_port}/readyz   (and /livez, /metrics)")
+def _observing_banner(given: _Given) -> None:
+    screen, name = given.screen, min(given.systems)
+    screen.say(f"Relight observes {', '.join(sorted(given.systems))}; it moves nothing", Tone.GOOD)
+    screen.say(f"  health   {given.health}/readyz   (and /livez, /metrics)")
     screen.say(f"  ask      relight restart {name}   is refused, with a report of what would have happened")
     screen.say(f"  look     relight report lifecycle/{name}, relight status, relight history lifecycle/{name}")
     screen.say("  end      Ctrl-C")
 
 
-def _banner(settings: Settings, screen: Screen, systems: dict[str, System]) -> None:
-    http, home = settings.http, settings.servers.home
+def _banner(given: _Given) -> None:
+    settings, screen, systems = given.settings, given.screen, given.systems
+    home = settings.servers.home
     screen.say(f"Relight serves {', '.join(sorted(systems))}", Tone.GOOD)
-    screen.say(f"  health   http://{http.http_host}:{http.http_port}/readyz   (and /livez, /metrics)")
+    screen.say(f"  health   {given.health}/readyz   (and /livez, /metrics)")
     if settings.servers.embedded:
         screen.say(f"  broker   AMQP URLs by user: {home / 'users'}/*.url")
         name = next(iter(sorted(systems)))

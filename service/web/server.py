@@ -35,30 +35,20 @@ class Web:
 
     HEADERS: ClassVar[dict[str, str]] = {"cache-control": "no-store"}
 
-    def __init__(self, host: str, port: int, health: Callable[[], Health], registry: CollectorRegistry) -> None:
-        self._host = host
-        self._port = port
+    def __init__(
+        self, listening: socket.socket, health: Callable[[], Health], registry: CollectorRegistry
+    ) -> None:  # fmt: skip
+        self._listening = listening
         self._health = health
         self._registry = registry
-        self._socket: socket.socket | None = None
 
     @property
     def url(self) -> str:
-        """Where it answers; the true port once `bind` was called."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
-
-    def bind(self) -> None:
-        """Takes the port, so that a taken one is known before anything else starts. Raises RelightError."""
-        if self._socket is None:
-            self._socket = listen(self._host, self._port)
-            self._port = self._socket.getsockname()[1]
+        """Where it answers."""
+        return url_of(self._listening)
 
     async def serve(self) -> None:
-        """Answers requests until cancelled. Raises RelightError when it cannot start."""
-        self.bind()
-        if self._socket is None:
-            raise RelightError("the health page has no socket; this is a defect of Relight")
+        """Answers requests until cancelled, and closes its socket then. Raises RelightError when it cannot start."""
         server = _Server(
             uvicorn.Config(
                 self._app(),
@@ -69,7 +59,7 @@ class Web:
                 server_header=False,
             )
         )
-        running = asyncio.create_task(self._run(server, self._socket), name="web")
+        running = asyncio.create_task(self._run(server), name="web")
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -78,12 +68,11 @@ class Web:
             running.cancel()
             raise
         finally:
-            self._socket.close()
-            self._socket = None
+            self._listening.close()
 
-    async def _run(self, server: uvicorn.Server, listening: socket.socket) -> None:
+    async def _run(self, server: uvicorn.Server) -> None:
         try:
-            await server.serve(sockets=[listening])
+            await server.serve(sockets=[self._listening])
         except SystemExit as error:
             # uvicorn ends the whole process when it cannot start; here only this part has failed.
             raise RelightError(f"the health page at {self.url} could not start (uvicorn exit {error.code})") from None
@@ -118,7 +107,7 @@ class Web:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises RelightError, worded for people, when the address cannot be had."""
+    """A listening socket; port 0 is any free one. Raises RelightError, worded for people, when it cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         found = socket.socket(family, socket.SOCK_STREAM)
@@ -138,10 +127,15 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def free_port(host: str, first: int, tries: int = 100) -> int:
-    """The first port from `first` on that can be listened on now. Raises RelightError when none of `tries` can."""
+def listen_from(host: str, first: int, tries: int = 100) -> socket.socket:
+    """A listening socket on the first free port from `first` on. Raises RelightError when none of `tries` is."""
     for port in range(first, min(first + tries, HIGHEST_PORT + 1)):
         with contextlib.suppress(RelightError):
-            listen(host, port).close()
-            return port
+            return listen(host, port)
     raise RelightError(f"no free port for the health page from {first} on; set RELIGHT_HTTP_PORT")
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a listening socket is reached over HTTP, as `http://host:port`."""
+    host, port, *_ = listening.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

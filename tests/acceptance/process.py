@@ -20,7 +20,8 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     for name in ("RELIGHT_POSTGRES_BIN", "RELIGHT_RABBITMQ_BIN"):
         if name in os.environ:
             kept[name] = os.environ[name]
-    return {**kept, "RELIGHT_HOME": str(home), "PYTHONUNBUFFERED": "1", **more}
+    # Any free port: files run side by side, and on machines where a Relight runs.
+    return {**kept, "RELIGHT_HOME": str(home), "RELIGHT_HTTP_PORT": "0", "PYTHONUNBUFFERED": "1", **more}
 
 
 def relight(home: Path, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:

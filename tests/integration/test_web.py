@@ -7,12 +7,13 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from unittest.mock import create_autospec
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from service.errors import RelightError
-from service.web import Health, Web, free_port
+from service.web import Health, Web, listen, listen_from, url_of
 
 REGISTRY = CollectorRegistry()
 SEEN = Counter("relight_seen", "For this test", ("what",), registry=REGISTRY)
@@ -20,8 +21,7 @@ SEEN = Counter("relight_seen", "For this test", ("what",), registry=REGISTRY)
 
 @asynccontextmanager
 async def serving(health: Health) -> AsyncIterator[Web]:
-    web = Web("127.0.0.1", 0, lambda: health, REGISTRY)
-    web.bind()
+    web = Web(listen("127.0.0.1", 0), lambda: health, REGISTRY)
     task = asyncio.create_task(web.serve())
     try:
         yield web
@@ -85,19 +85,26 @@ async def test_taken_port_is_an_error_for_people() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        web = Web("127.0.0.1", port, Health, REGISTRY)
         with pytest.raises(RelightError, match=rf"cannot serve health at 127\.0\.0\.1:{port}: .* RELIGHT_HTTP_PORT"):
-            await web.serve()
+            listen("127.0.0.1", port)
 
 
-async def test_next_free_port_is_found_and_the_search_ends() -> None:
-    first = free_port("127.0.0.1", 20_000)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", first))
-        taken.listen()
-        assert free_port("127.0.0.1", first) > first
+async def test_next_free_port_is_taken_at_once_and_the_search_ends() -> None:
+    with listen_from("127.0.0.1", 20_000) as first:
+        port = first.getsockname()[1]
+        with listen_from("127.0.0.1", port) as second:
+            assert second.getsockname()[1] > port
         with pytest.raises(RelightError, match="no free port"):
-            free_port("127.0.0.1", first, tries=1)
+            listen_from("127.0.0.1", port, tries=1)
+
+
+def test_url_has_the_port_that_was_found_and_is_one_for_ipv6_too() -> None:
+    with listen("127.0.0.1", 0) as found:
+        assert url_of(found) == f"http://127.0.0.1:{found.getsockname()[1]}"
+        assert not url_of(found).endswith(":0")
+    sixth = create_autospec(socket.socket, instance=True)
+    sixth.getsockname.return_value = ("::1", 8410, 0, 0)
+    assert url_of(sixth) == "http://[::1]:8410"
 
 
 async def test_port_is_free_again_after_the_end() -> None:
