@@ -23,8 +23,11 @@ storage: {state: "file://./state"}
 components:
   worker:
     process: [sleep, "1000"]
-    participant: {pause: {signal: CONT}, resume: {signal: CONT}, report: {command: [echo, "{}"]}}
-restart: {notice: {lead: 2s}}
+    participant:
+      pause: {signal: CONT}
+      resume: {signal: CONT}
+      report: {command: [sh, -c, "while [ -e HOLD ]; do sleep 0.1; done; echo '{}'"]}
+restart: {notice: {lead: 2s}, answer_within: 60s}
 verify:
   - {roundtrip: worker}
 """
@@ -34,7 +37,7 @@ verify:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Running]]:
     """A `serve` that has begun, and its home."""
     folder = tmp_path_factory.mktemp("serve")
-    (folder / "system.yaml").write_text(SYSTEM)
+    (folder / "system.yaml").write_text(SYSTEM.replace("HOLD", str(folder / "hold")))
     home = folder / "home"
     with Running(home, "serve", "--systems", str(folder)) as serve:
         serve.until("Relight serves tiny", 120)
@@ -83,7 +86,7 @@ def test_watched_restart_is_told_to_its_end(served: tuple[Path, Running]) -> Non
 
 def test_allowed_user_restarts_over_amqp_and_another_is_refused_aloud(served: tuple[Path, Running]) -> None:
     home, _ = served
-    data = '{"reason": "over AMQP"}'
+    data, hold = '{"reason": "over AMQP"}', home.parent / "hold"
     with Running(home, "watch", "tiny.#", "--json") as watch:
         watch.until("watching relight.status", 30)
         assert (
@@ -91,6 +94,7 @@ def test_allowed_user_restarts_over_amqp_and_another_is_refused_aloud(served: tu
         )
         refusal = json.loads(watch.until("relight.refused", 30))["event"]["data"]
         assert "prometheus may not restart tiny" in refusal["reasons"][0]
+        hold.touch()  # however quick it is: a second restart is to find it in progress
         sent = relight(home, "publish", "restart.requested", "tiny", "--as", "ana", "--data", data, "--json")
         event_id = json.loads(sent.stdout)["id"]
         moved = json.loads(watch.until("preparing_for_restart.notifying", 30))["event"]["data"]
@@ -103,6 +107,7 @@ def test_allowed_user_restarts_over_amqp_and_another_is_refused_aloud(served: tu
         second = relight(home, "restart", "tiny")
         assert second.returncode == 1
         assert "already in progress" in second.stdout
+        hold.unlink()
         watch.until("tiny.lifecycle.operational", 60)
         watch.tell(signal.SIGINT)
         assert watch.end(20) == 0
