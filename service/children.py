@@ -1,8 +1,16 @@
-"""The small environment with which every child of Relight begins. What Relight itself was given stays out of it."""
+"""How every child of Relight begins: with a small environment, and never forgotten while it is being started.
 
+What Relight itself was given stays out of that environment.
+"""
+
+import asyncio
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where a Debian keeps its programs, for a Relight that was started with none."""
@@ -16,3 +24,51 @@ def base_environment() -> dict[str, str]:
     found = {name: os.environ[name] for name in KEPT if name in os.environ}
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH') or PATH}"
     return {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", **found, "PATH": path}
+
+
+async def spawn(
+    *command: str,
+    env: Mapping[str, str],
+    cwd: str,
+    stdin: int,
+    stderr: int | IO[bytes],
+    own_group: bool,
+) -> asyncio.subprocess.Process:
+    """A program whose output we read. `own_group`: it leads a session and a process group of its own.
+
+    Cancelled meanwhile, it kills what it started, with that group, before it ends. asyncio does not: a program begins
+    before its pipes are connected; whoever is cancelled in between gets no process to end, its children live on, and
+    without uvloop the task never ends (https://github.com/python/cpython/issues/125502). Raises OSError, ValueError.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            env=env,
+            cwd=cwd,
+            start_new_session=own_group,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Milliseconds: nothing of this waits for what the program does.
+        await asyncio.wait({starting})
+        if starting.exception() is None:
+            process = starting.result()
+            (end_group if own_group else _end)(process.pid)
+            await process.wait()
+        raise
+
+
+def end_group(leader: int) -> None:
+    """Kills a process and all that are still in its group; nothing when none is there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,13 +1,10 @@
 """The port `Programs`: short programs as argument lists, never a shell, and nothing of them left behind."""
 
 import asyncio
-import contextlib
-import os
-import signal
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from service.children import base_environment
+from service.children import base_environment, end_group, spawn
 from service.errors import Permanent, Retry
 from service.timeouts import time_limit
 
@@ -28,14 +25,13 @@ class LocalPrograms:
         Raises Permanent when it cannot be run, Retry when it took longer than `timeout`.
         """
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await spawn(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={**base_environment(), **environment},
                 cwd=folder,
-                start_new_session=True,
+                own_group=True,
             )
         except (OSError, ValueError) as error:
             raise Permanent(f"the program {command[0]} cannot be run in {folder}: {error}") from error
@@ -48,18 +44,13 @@ class LocalPrograms:
                 while process.returncode is None:  # noqa: ASYNC110  # `wait` also waits for whoever holds its pipes
                     await asyncio.sleep(LOOK)
                 # What it left in the background holds our pipes, and nobody asked for it.
-                _end_group(process.pid)
+                end_group(process.pid)
         except TimeoutError as error:
             raise Retry(f"{command[0]} did not end within {timeout.total_seconds():g} s and was ended") from error
         finally:
-            _end_group(process.pid)
+            end_group(process.pid)
             await asyncio.shield(process.wait())
         return process.returncode or 0, output.result(), errors.result()
-
-
-def _end_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 async def _head(stream: asyncio.StreamReader) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from schemas.base import NAME_PATTERN
 from service.adapters.processes import record
 from service.adapters.processes.strangers import strangers
-from service.children import base_environment
+from service.children import base_environment, spawn
 from service.crash import crash_point, for_supervisor
 from service.errors import Permanent, Retry
 from service.ports import Clock, ProcessState
@@ -175,17 +175,16 @@ class SupervisedProcesses:
     async def _ask(self, name: str, home: Path, order: bytes) -> dict[str, object]:
         """Runs a supervisor and reads its one line. It detaches by itself; what we started ends at once."""
         with (home / "supervisor.log").open("ab") as errors:
-            supervisor = await asyncio.create_subprocess_exec(
+            supervisor = await spawn(
                 sys.executable,
                 "-m",
                 "service.adapters.processes.supervisor",
                 str(home),
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
                 env={**base_environment(), "PYTHONPATH": str(ROOT), **for_supervisor()},
                 cwd="/",
-                start_new_session=False,
+                own_group=False,
             )
         assert supervisor.stdin is not None  # noqa: S101  # asked for above
         assert supervisor.stdout is not None  # noqa: S101
