@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from service.embedded.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,15 +21,6 @@ class McpProcess:
     url: str
     port: int
     pid: int
-
-
-def free_port() -> int:
-    """A port below the ephemeral range that nobody listens on now."""
-    for port in range(21000, 31000, 7):
-        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("no port is free")
 
 
 @asynccontextmanager

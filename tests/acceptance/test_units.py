@@ -61,7 +61,7 @@ SYSTEM = {
     "restart": {
         "notice": {"lead": "0s"},
         "answer_within": "3s",
-        "limits": {"drain": "5s", "stop": "5s", "start": "20s", "verify": "5s"},
+        "limits": {"drain": "5s", "stop": "10s", "start": "20s", "verify": "5s"},
     },
     "verify": [{"files": ".", "access": "r"}],
 }

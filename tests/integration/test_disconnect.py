@@ -15,8 +15,9 @@ from service.adapters.mcp import McpServers
 from service.adapters.memory.world import MemoryWorld
 from service.adapters.processes.local import SupervisedProcesses
 from service.clock import SystemClock
+from service.embedded.ports import free_port
 from service.errors import Retry
-from tests.mcp_process import McpProcess, free_port, mcp_server
+from tests.mcp_process import McpProcess, mcp_server
 from tests.performing import Bench
 
 CLIENT = """

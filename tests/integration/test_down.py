@@ -20,7 +20,7 @@ from service.adapters.processes.local import SupervisedProcesses
 from service.cli import main
 from service.cli.home import only_one, write_systems
 from service.clock import SystemClock
-from tests.mcp_process import free_port
+from service.embedded.ports import free_port
 
 GENTLE = """
 import os, signal, sys, time

@@ -23,11 +23,11 @@ from service.adapters.processes.local import SupervisedProcesses
 from service.clock import SystemClock
 from service.embedded import PostgresServer
 from service.embedded.place import Account
+from service.embedded.ports import free_port
 from service.embedded.programs import postgres_programs
 from service.errors import Permanent, Retry
 from service.steps.ending import kill
 from service.steps.grounds import IDENTIFIER
-from tests.mcp_process import free_port
 from tests.performing import Bench
 from tests.servers import reachable_directory, wait_for
 

@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from service.adapters.mcp import McpServers
+from service.embedded.ports import free_port
 from service.errors import Permanent, Retry
-from tests.mcp_process import free_port, mcp_server
+from tests.mcp_process import mcp_server
 
 LONG = timedelta(seconds=20)
 SHORT = timedelta(milliseconds=500)
