@@ -128,14 +128,16 @@ class Broker:
         self.publish_all([self.pack("", stream, identity, mark)])
         self._ask(commands.Basic.Qos(prefetch_count=AT_ONCE), commands.Basic.QosOk)
         self._consume(commands.Basic.Consume(queue=stream, arguments={"x-stream-offset": offset}))
-        read, body = 0, b""
-        while body != mark:
+        read = 0
+        while True:
             while not self.notifications:
                 if not self.take(TIMEOUT):
                     raise ConnectionError(f"{stream} fell silent for {TIMEOUT:.0f} s before its end")
             arrived, self.notifications = self.notifications, []
             for _, body in arrived:
                 yield body
+                if body == mark:
+                    return
             read += len(arrived)
             self._send(commands.Basic.Ack(delivery_tag=read, multiple=True), CHANNEL)
 

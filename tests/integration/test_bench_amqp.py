@@ -54,6 +54,26 @@ def read(kind: type[Broker], amqp_url: str, offset: int) -> list[Any]:
         broker.close()
 
 
+async def test_what_comes_behind_the_mark_is_left_for_the_next_reading(amqp_url: str) -> None:
+    async with RabbitBroker(amqp_url, clock=SystemClock()) as broker, broker.publisher() as publisher:
+        await broker.declare(["s0"], {"s0": 0})
+        reader = await asyncio.to_thread(Slow, amqp_url)
+        try:
+            reading = asyncio.create_task(asyncio.to_thread(lambda: [json.loads(it) for it in reader.read(LOG, 0)]))
+            told = 0
+            while not reading.done():
+                await publisher.publish([OutMessage("relight.status", "s0.alert.m0", "n", f'"{told}"')])
+                told += 1
+            *found, mark = await reading
+        finally:
+            reader.close()
+        assert mark["type"] == MARK
+        assert found == [str(number) for number in range(len(found))]
+        assert len(found) < told
+        *rest, _ = await asyncio.to_thread(read, Broker, amqp_url, len(found) + 1)
+        assert rest == [str(number) for number in range(len(found), told)]
+
+
 async def test_a_notification_that_comes_with_the_answer_is_not_left_lying(amqp_url: str) -> None:
     async with RabbitBroker(amqp_url, clock=SystemClock()) as broker, broker.publisher() as publisher:
         await broker.declare(["s0"], {"s0": 0})
