@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from service.cancellation import begun
+from service.timeouts import time_limit
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where a Debian keeps its programs, for a Relight that was started with none."""
 
@@ -24,6 +27,12 @@ def base_environment() -> dict[str, str]:
     found = {name: os.environ[name] for name in KEPT if name in os.environ}
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH') or PATH}"
     return {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", **found, "PATH": path}
+
+
+LOOK = 0.01
+"""Seconds between two looks at whether a program has ended."""
+HELD = 0.5
+"""Seconds after its end in which the pipes of a program close, unless somebody else holds them."""
 
 
 async def spawn(
@@ -40,27 +49,35 @@ async def spawn(
     before its pipes are connected; whoever is cancelled in between gets no process to end, its children live on, and
     without uvloop the task never ends (https://github.com/python/cpython/issues/125502). Raises OSError, ValueError.
     """
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            *command,
-            stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=stderr,
-            env=env,
-            cwd=cwd,
-            start_new_session=own_group,
-        )
+
+    async def end(process: asyncio.subprocess.Process) -> None:
+        (end_group if own_group else _end)(process.pid)
+        await closed(process)
+
+    starting = asyncio.create_subprocess_exec(
+        *command,
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
+        env=env,
+        cwd=cwd,
+        start_new_session=own_group,
     )
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        # Milliseconds: nothing of this waits for what the program does.
-        await asyncio.wait({starting})
-        if starting.exception() is None:
-            process = starting.result()
-            (end_group if own_group else _end)(process.pid)
+    return await begun(starting, end)
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Returns when it has ended. Without uvloop `process.wait` also waits for whoever else holds its pipes."""
+    while process.returncode is None:  # noqa: ASYNC110  # no event is set before the pipes are closed
+        await asyncio.sleep(LOOK)
+
+
+async def closed(process: asyncio.subprocess.Process) -> None:
+    """Returns when it has ended and its pipes are closed; a little later where somebody else holds them."""
+    await ended(process)
+    with contextlib.suppress(TimeoutError):
+        async with time_limit(HELD):
             await process.wait()
-        raise
 
 
 def end_group(leader: int) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from service.cancellation import begun
 from service.crash import crash_point
-from service.errors import Full, Missing, Permanent, RelightError, Retry
+from service.errors import Full, Missing, Permanent, Retry
 from service.ports import Stored
 from service.timeouts import time_limit
 
@@ -57,14 +58,8 @@ class FileStorage:
             file.write(chunk)
             digest.update(chunk)
 
-        making = asyncio.ensure_future(_within(url, lambda: _aside(path)))
-        try:
-            file = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            # The thread goes on all the same: what it makes must not stay.
-            with contextlib.suppress(RelightError):
-                _discard(await making)
-            raise
+        # The thread goes on all the same: what it makes must not stay.
+        file = await begun(_within(url, lambda: _aside(path)), lambda made: _within(url, lambda: _discard(made)))
         try:
             async for chunk in chunks:
                 await _within(url, lambda chunk=chunk: put(chunk))  # type: ignore[misc]  # bound now, not later

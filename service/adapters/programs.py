@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from service.children import base_environment, end_group, spawn
+from service.cancellation import to_the_end
+from service.children import base_environment, closed, end_group, ended, spawn
 from service.errors import Permanent, Retry
 from service.timeouts import time_limit
 
-LOOK = 0.01
-"""Seconds between two looks at whether it has ended."""
 KEPT = 64 * 1024
 """Bytes kept of each stream; the rest is read and dropped, so that a talkative program does not block."""
 
@@ -41,15 +40,14 @@ class LocalPrograms:
             async with time_limit(timeout.total_seconds()), asyncio.TaskGroup() as tasks:
                 output = tasks.create_task(_head(process.stdout))
                 errors = tasks.create_task(_head(process.stderr))
-                while process.returncode is None:  # noqa: ASYNC110  # `wait` also waits for whoever holds its pipes
-                    await asyncio.sleep(LOOK)
+                await ended(process)
                 # What it left in the background holds our pipes, and nobody asked for it.
                 end_group(process.pid)
         except TimeoutError as error:
             raise Retry(f"{command[0]} did not end within {timeout.total_seconds():g} s and was ended") from error
         finally:
             end_group(process.pid)
-            await asyncio.shield(process.wait())
+            await to_the_end(closed(process))
         return process.returncode or 0, output.result(), errors.result()
 
 

@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from service.errors import Missing, Permanent, RelightError, Retry
+from service.cancellation import begun, to_the_end
+from service.errors import Missing, Permanent, Retry
 from service.ports import Stored
 from service.timeouts import time_limit
 
@@ -65,17 +66,12 @@ class S3Storage:
         bucket, key = _place(url)
         async with self._client(url) as s3:
             asked = {"Bucket": bucket, "Key": key}
-            making = asyncio.ensure_future(
-                _ask(url, lambda: s3.create_multipart_upload(**asked, ChecksumAlgorithm="SHA256"))
+            # The server begins it all the same: it must not stay.
+            created = await begun(
+                _ask(url, lambda: s3.create_multipart_upload(**asked, ChecksumAlgorithm="SHA256")),
+                lambda made: _take_back(s3, {**asked, "UploadId": made["UploadId"]}),
             )
-            try:
-                begun = await asyncio.shield(making)
-            except asyncio.CancelledError:
-                # The server begins it all the same: it must not stay.
-                with contextlib.suppress(RelightError):
-                    await _take_back(s3, {**asked, "UploadId": (await making)["UploadId"]})
-                raise
-            upload = {**asked, "UploadId": begun["UploadId"]}
+            upload = {**asked, "UploadId": created["UploadId"]}
             try:
                 size, digest, parts = await _send(url, s3, upload, chunks)
                 await _ask(url, lambda: s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}))
@@ -208,12 +204,7 @@ async def _take_back(s3: Any, upload: dict[str, str]) -> None:
             async with time_limit(ABORT_WITHIN):
                 await s3.abort_multipart_upload(**upload)
 
-    ending = asyncio.ensure_future(abort())
-    try:
-        await asyncio.shield(ending)
-    except asyncio.CancelledError:
-        await ending
-        raise
+    await to_the_end(abort())
 
 
 async def _ask(url: str, request: Callable[[], Awaitable[T]]) -> T:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.cancellation import to_the_end
 from service.embedded.errors import EmbeddedError
 from service.embedded.node import RabbitPorts
 from service.embedded.postgres import PostgresServer
@@ -50,7 +51,7 @@ class Embedded:
                 await self._start_both()
             except BaseException:
                 # Also when we are cancelled: what was half started is nobody's.
-                await asyncio.shield(self._stop_unused())
+                await to_the_end(self._stop_unused())
                 raise
             if self._use is None:
                 self._use = os.open(self.directory / "in-use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from service.cancellation import begun, to_the_end
 from service.embedded import ports, processes
 from service.embedded.errors import EmbeddedError, tail
 from service.embedded.place import Account, private_directory, settle, unsettle, write_private
@@ -270,19 +271,21 @@ class PostgresServer:
         # Whoever wrote it is gone (see `start`), and its pid may be in use by another program by now.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         begins = self.log.stat().st_size if self.log.exists() else 0
-        server = await asyncio.to_thread(
+        starting = asyncio.to_thread(
             processes.start_detached,
             [programs / "postgres", "-D", self._data],
             account=self._account,
             env={"HOME": str(self.home)},
             log=self.log,
         )
+        # It works in its data folder, by which `_end_all` finds it, only a moment later.
+        server = await begun(starting, processes.end_at_once)
         try:
             return await self._until_it_answers(server.pid, begins)
         except BaseException:
             # Also when we are cancelled: a half-started server is nobody's.
             processes.send([server.pid], signal.SIGINT)
-            await asyncio.shield(self._end_all(grace=5.0))
+            await to_the_end(self._end_all(grace=5.0))
             raise
 
     async def _until_it_answers(self, started: int | None, begins: int = 0) -> bool:

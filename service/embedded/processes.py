@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.cancellation import begun, to_the_end
+from service.children import end_group
 from service.embedded.place import Account
 from service.timeouts import time_limit
 
@@ -56,7 +58,7 @@ async def run(
     In a thread, not by the event loop: uvloop cannot start a process as another user.
     """
     switch = account is not None and account.switch
-    process = await asyncio.to_thread(
+    starting = asyncio.to_thread(
         subprocess.Popen,
         command,
         stdin=subprocess.PIPE,
@@ -69,16 +71,22 @@ async def run(
         group=account.gid if account and switch else None,
         extra_groups=[] if switch else None,
     )
+    process = await begun(starting, end_at_once)
     talk = asyncio.ensure_future(asyncio.to_thread(process.communicate, stdin.encode()))
     try:
         async with time_limit(timeout):
             output, errors = await asyncio.shield(talk)
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.shield(talk)
+        end_group(process.pid)
+        await to_the_end(talk)
         raise
     return Finished(process.returncode, output.decode("utf-8", "replace"), errors.decode("utf-8", "replace"))
+
+
+async def end_at_once(process: "subprocess.Popen[bytes]") -> None:
+    """Kills it with its group; returns when it is gone."""
+    end_group(process.pid)
+    await asyncio.to_thread(process.communicate)
 
 
 def start_detached(

@@ -7,11 +7,13 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from service.cancellation import to_the_end
 from service.embedded import node, processes
 from service.embedded.errors import EmbeddedError, tail
 from service.embedded.management import Management
@@ -19,6 +21,9 @@ from service.embedded.node import RabbitPorts
 from service.embedded.place import Account, private_directory, settle, unsettle, write_private
 from service.embedded.programs import epmd_program, rabbitmq_programs
 from service.timeouts import time_limit
+
+if TYPE_CHECKING:
+    import subprocess
 
 USER = "relight"
 """The administrator, made at the first start; the usual guest is never made."""
@@ -254,32 +259,27 @@ class RabbitServer:
     async def _try(self) -> bool:
         """Start it once; false when somebody else took one of its ports meanwhile."""
         self._write_files()
-        environment = self._environment()
         try:
             # Our own epmd first: left to itself Erlang would quietly share a stranger's on the same port.
-            epmd = await asyncio.to_thread(
-                processes.start_detached,
-                [epmd_program(), "-port", str(self.ports.epmd), "-address", "127.0.0.1"],
-                account=self._account,
-                env=environment,
-                log=self._console,
-            )
+            epmd = await self._start([epmd_program(), "-port", str(self.ports.epmd), "-address", "127.0.0.1"])
             begins = self._console.stat().st_size
-            server = await asyncio.to_thread(
-                processes.start_detached,
-                [rabbitmq_programs() / "rabbitmq-server"],
-                account=self._account,
-                env=environment,
-                log=self._console,
-            )
+            server = await self._start([rabbitmq_programs() / "rabbitmq-server"])
             if await self._until_it_answers((epmd.pid, server.pid), begins):
                 return True
         except BaseException:
             # Also when we are cancelled: a half-started node is nobody's.
-            await asyncio.shield(self._end_all())
+            await to_the_end(self._end_all())
             raise
         await self._end_all()
         return False
+
+    async def _start(self, command: Sequence[str | Path]) -> "subprocess.Popen[bytes]":
+        """To the end: the thread starts it all the same, and only what has begun is found by `_end_all`."""
+        return await to_the_end(
+            asyncio.to_thread(
+                processes.start_detached, command, account=self._account, env=self._environment(), log=self._console
+            )
+        )
 
     async def _until_it_answers(self, started: tuple[int, int] | None, begins: int = 0) -> bool:
         deadline = time.monotonic() + START_DEADLINE

@@ -38,14 +38,11 @@ class Web:
     def __init__(
         self, listening: socket.socket, health: Callable[[], Health], registry: CollectorRegistry
     ) -> None:  # fmt: skip
+        self.url = url_of(listening)
+        """Where it answers."""
         self._listening = listening
         self._health = health
         self._registry = registry
-
-    @property
-    def url(self) -> str:
-        """Where it answers."""
-        return url_of(self._listening)
 
     async def serve(self) -> None:
         """Answers requests until cancelled, and closes its socket then. Raises RelightError when it cannot start."""

@@ -74,6 +74,24 @@ async def test_cancelled_stream_leaves_nothing(kept: Kept) -> None:
     assert await kept.open_uploads() == 0
 
 
+async def test_stream_that_is_cancelled_again_and_again_while_it_begins_leaves_nothing(kept: Kept) -> None:
+    async def nothing_yet() -> AsyncIterator[bytes]:
+        await asyncio.sleep(3600)
+        yield b""
+
+    # Where its time is over, two limits end it a moment apart: the adapter's and that of the whole step.
+    for moment in (0.0, 0.001, 0.003, 0.01, 0.03, 0.1):
+        writing = asyncio.create_task(kept.storage.write_stream(f"{kept.place}/big.dump", nothing_yet()))
+        await asyncio.sleep(moment)
+        for _ in range(3):
+            writing.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert await kept.open_uploads() == 0, moment
+    assert await kept.storage.list(f"{kept.place}/") == ()
+
+
 async def test_list_names_what_begins_so_with_its_size(kept: Kept) -> None:
     for name in ("r1-a.dump", "r1-b.dump", "r10.json", "r2.dump", "deep/r1.dump"):
         await kept.storage.write(f"{kept.place}/{name}", name.encode())

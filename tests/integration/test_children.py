@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -11,11 +12,15 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from service.adapters.pg_tools.child import started
 from service.adapters.programs import LocalPrograms
 from service.children import base_environment, spawn
+from service.errors import Retry
 
 TURNS = 9
 """After so many the start is over on both loops, and the program is run."""
+Factory = Callable[[], asyncio.AbstractEventLoop] | None
+LOOPS = pytest.mark.parametrize("factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 FORKED = 0.05
 """Seconds in which a shell has begun its children. The loop stands still meanwhile, as a busy machine lets it."""
 
@@ -39,19 +44,27 @@ def shell(mark: str) -> list[str]:
     return ["sh", "-c", f"sleep {mark} & sleep {mark}; wait"]
 
 
-@pytest.mark.parametrize("factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize("begin", [by_programs, alone])
+async def by_pg_tools(mark: str) -> None:
+    async with started(shell(mark), {}) as child:
+        await child.ended()
+
+
+@LOOPS
+@pytest.mark.parametrize("times", [1, 3], ids=["once", "again-and-again"])
+@pytest.mark.parametrize("begin", [by_programs, alone, by_pg_tools])
 def test_whoever_is_cancelled_while_a_program_starts_ends_and_leaves_nothing(
-    begin: Callable[[str], Coroutine[None, None, None]], factory: Callable[[], asyncio.AbstractEventLoop] | None
+    begin: Callable[[str], Coroutine[None, None, None]], times: int, factory: Factory
 ) -> None:
-    marks = {turns: f"300.{uuid.uuid4().int % 10**12:012}" for turns in range(TURNS)}
+    marks = {turns: new_mark() for turns in range(TURNS)}
 
     async def cancelled_after(turns: int) -> None:
         running = asyncio.create_task(begin(marks[turns]))
         for _ in range(turns):
             await asyncio.sleep(0)
         time.sleep(FORKED)
-        running.cancel()
+        for _ in range(times):
+            running.cancel()
+            await asyncio.sleep(0)
         done, _ = await asyncio.wait({running}, timeout=10)
         assert done, f"it hangs when it is cancelled after {turns} turns"
         assert running.cancelled()
@@ -62,12 +75,62 @@ def test_whoever_is_cancelled_while_a_program_starts_ends_and_leaves_nothing(
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(all_of_them())
+    assert not left_of(set(marks.values()))
+
+
+@LOOPS
+def test_program_that_ignores_term_is_killed_although_its_task_is_cancelled_again(factory: Factory) -> None:
+    mark = new_mark()
+
+    async def step() -> None:
+        async with started(["sh", "-c", f"trap '' TERM; sleep {mark}; :"], {}) as child:
+            await child.ended()
+
+    async def cancelled_again() -> None:
+        running = asyncio.create_task(step())
+        for _ in range(3):
+            await asyncio.sleep(0.2)
+            running.cancel()
+        await asyncio.wait({running}, timeout=20)
+        assert running.cancelled()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(cancelled_again())
+    assert not left_of({mark})
+
+
+@LOOPS
+def test_program_whose_pipe_a_stranger_holds_is_given_up_all_the_same(factory: Factory) -> None:
+    mark = new_mark()
+    command = ["sh", "-c", f"setsid sleep {mark} & sleep 60"]
+
+    async def given_up() -> None:
+        try:
+            with pytest.raises(Retry, match="did not end within 1 s"):
+                async with asyncio.timeout(20):
+                    await LocalPrograms().run(command, {}, "/", timedelta(seconds=1))
+        finally:
+            for pid in alive({mark}):
+                os.kill(pid, signal.SIGKILL)  # in a session of its own: not of the program's group any more
+            await asyncio.sleep(0.1)  # the pipe is closed now
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(given_up())
+
+
+def new_mark() -> str:
+    """Seconds for `sleep` that no other process has among its words."""
+    return f"300.{uuid.uuid4().int % 10**12:012}"
+
+
+def left_of(marks: set[str]) -> list[int]:
+    """The processes with these words that do not end within ten seconds; killed then."""
     deadline = time.monotonic() + 10
-    while (left := alive(set(marks.values()))) and time.monotonic() < deadline:
+    while (left := alive(marks)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
-        os.kill(pid, 9)
-    assert not left
+        os.kill(pid, signal.SIGKILL)
+    return left
 
 
 def alive(marks: set[str]) -> list[int]:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import asyncpg
 import psutil
 import pytest
 
-from service.embedded import Embedded, EmbeddedError, PostgresServer, RabbitServer
+from service.embedded import Embedded, EmbeddedError, PostgresServer, RabbitServer, processes
 from service.embedded.place import Account, settle, unsettle
 from service.embedded.ports import HIGHEST, LOWEST, answers, free_port, is_free
 from tests.servers import reachable_directory, undisturbed
@@ -69,6 +70,25 @@ async def value(url: str, query: str) -> object:
 
 
 # ---- PostgreSQL
+
+
+async def test_postgres_whose_start_is_cancelled_in_its_first_moment_is_ended(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await postgres.stop()
+    loop, start, begun = asyncio.get_running_loop(), processes.start_detached, []
+
+    def cancelled_meanwhile(*words: Any, **how: Any) -> Any:
+        loop.call_soon_threadsafe(starting.cancel)
+        begun.append(start(*words, **how))
+        return begun[-1]
+
+    monkeypatch.setattr(processes, "start_detached", cancelled_meanwhile)
+    starting = asyncio.create_task(postgres.start())
+    await asyncio.wait({starting})
+    assert starting.cancelled()
+    assert [server.poll() is not None for server in begun] == [True]
+    assert not postgres.pids
 
 
 async def test_postgres_stops_without_a_trace_and_keeps_its_data(postgres: PostgresServer) -> None:

@@ -161,6 +161,7 @@ async def test_queue_deleted_under_its_consumer_is_made_again(serving: Scene, ra
 
 @one_loop
 async def test_connections_closed_by_an_operator_are_made_again(serving: Scene, rabbit: RabbitServer) -> None:
+    await serving.until("its connections", lambda: other_connections(serving, rabbit, set()), BACK)
     closed = await connections(serving, rabbit)
     for name in closed:
         await api(rabbit, "DELETE", f"connections/{quote(name, safe='')}")

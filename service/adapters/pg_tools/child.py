@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from service.cancellation import begun, to_the_end
 from service.children import base_environment
 from service.errors import Permanent
 from service.timeouts import time_limit
@@ -118,18 +119,12 @@ async def started(
     is wanted. Raises Permanent when it cannot be run."""
     with tempfile.TemporaryFile() as errors:
         # In a thread, and not by the loop: uvloop cannot start a process as another user.
-        starting = asyncio.ensure_future(
-            asyncio.to_thread(_popen, command, environment, reads, writes, errors, account)
-        )
+        # The thread starts it all the same: nobody else would end it.
+        starting = asyncio.to_thread(_popen, command, environment, reads, writes, errors, account)
         try:
-            process = await asyncio.shield(starting)
+            process = await begun(starting, lambda started: Child(started, errors).end())
         except OSError as error:
             raise Permanent(f"the program {command[0]} cannot be run: {error.strerror}") from error
-        except asyncio.CancelledError:
-            # The thread starts it all the same: nobody else would end it.
-            with contextlib.suppress(OSError):
-                await _whatever_happens(Child(await starting, errors))
-            raise
         child = Child(process, errors)
         try:
             for pipe in (process.stdin, process.stdout):
@@ -139,21 +134,11 @@ async def started(
                         fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, CHUNK)
             yield child
         finally:
-            await _whatever_happens(child)
+            await to_the_end(child.end())
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
-
-
-async def _whatever_happens(child: Child) -> None:
-    """Ends it, also when this task is cancelled once more meanwhile."""
-    ending = asyncio.ensure_future(child.end())
-    try:
-        await asyncio.shield(ending)
-    except asyncio.CancelledError:
-        await ending
-        raise
 
 
 def _popen(

@@ -21,6 +21,7 @@ from pathlib import Path
 from service.adapters.pg_tools.child import Account, Child, started
 from service.adapters.pg_tools.contents import connected
 from service.adapters.pg_tools.programs import Tools
+from service.cancellation import begun, to_the_end
 from service.errors import Permanent, Retry
 from service.timeouts import time_limit
 
@@ -90,13 +91,7 @@ async def scratch_server(base: Path, tools: Tools, size: int) -> AsyncIterator[S
     account, base = _account(), base.resolve()
     await asyncio.to_thread(_sweep, base)
     _room(base, size)
-    making = asyncio.ensure_future(asyncio.to_thread(_make, base, account))
-    try:
-        folder = await asyncio.shield(making)
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError, Permanent):
-            await _whatever_happens(await making)
-        raise
+    folder = await begun(asyncio.to_thread(_make, base, account), lambda made: asyncio.to_thread(_remove, made))
     try:
         password = await _initialise(folder, tools, account)
         home = {"HOME": str(folder / "server")}
@@ -116,17 +111,7 @@ async def scratch_server(base: Path, tools: Tools, size: int) -> AsyncIterator[S
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGQUIT)  # at once: there is nothing to keep
     finally:
-        await _whatever_happens(folder)
-
-
-async def _whatever_happens(folder: Path) -> None:
-    """Ends what is left of it and deletes it, also when this task is cancelled once more meanwhile."""
-    removing = asyncio.ensure_future(asyncio.to_thread(_remove, folder))
-    try:
-        await asyncio.shield(removing)
-    except asyncio.CancelledError:
-        await removing
-        raise
+        await to_the_end(asyncio.to_thread(_remove, folder))
 
 
 def _account() -> Account | None:

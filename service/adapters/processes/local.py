@@ -17,7 +17,8 @@ from pathlib import Path
 from schemas.base import NAME_PATTERN
 from service.adapters.processes import record
 from service.adapters.processes.strangers import strangers
-from service.children import base_environment, spawn
+from service.cancellation import to_the_end
+from service.children import base_environment, closed, spawn
 from service.crash import crash_point, for_supervisor
 from service.errors import Permanent, Retry
 from service.ports import Clock, ProcessState
@@ -202,7 +203,7 @@ class SupervisedProcesses:
             if supervisor.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     supervisor.kill()
-                await asyncio.shield(supervisor.wait())
+                await to_the_end(closed(supervisor))
         if not line:
             raise Retry(f"the supervisor of {name} ended without a word; see {home / 'supervisor.log'}")
         answer: dict[str, object] = json.loads(line)
