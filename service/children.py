@@ -21,18 +21,17 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = ("HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "RELIGHT_POSTGRES_BIN")
 """Variables of Relight's own environment that a child may see; passwords and URLs are never among them."""
 
+LOOK = 0.01
+"""Seconds between two looks at whether a program has ended."""
+HELD = 0.5
+"""Seconds after its end in which the pipes of a program close, unless somebody else holds them."""
+
 
 def base_environment() -> dict[str, str]:
     """`python` on its PATH is the Python that Relight runs on, so that a system's file need not know where that is."""
     found = {name: os.environ[name] for name in KEPT if name in os.environ}
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH') or PATH}"
     return {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", **found, "PATH": path}
-
-
-LOOK = 0.01
-"""Seconds between two looks at whether a program has ended."""
-HELD = 0.5
-"""Seconds after its end in which the pipes of a program close, unless somebody else holds them."""
 
 
 async def spawn(
@@ -51,7 +50,11 @@ async def spawn(
     """
 
     async def end(process: asyncio.subprocess.Process) -> None:
-        (end_group if own_group else _end)(process.pid)
+        if own_group:
+            end_group(process.pid)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         await closed(process)
 
     starting = asyncio.create_subprocess_exec(
@@ -84,8 +87,3 @@ def end_group(leader: int) -> None:
     """Kills a process and all that are still in its group; nothing when none is there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _end(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

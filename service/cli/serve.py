@@ -131,14 +131,14 @@ async def _prepare(embedded: "Embedded", endpoints: "Endpoints", given: _Given) 
 async def _service(given: _Given, postgres_url: str, amqp_url: str) -> None:
     from service import app
 
-    addresses, begin = app.Addresses(postgres_url, amqp_url), (given.settings, given.systems)
+    settings, systems, addresses = given.settings, given.systems, app.Addresses(postgres_url, amqp_url)
     if given.observing is not None:
         from service import app_observing
 
         ready = lambda: _observing_banner(given)  # noqa: E731  # one line, used once
-        await app_observing.serve(*begin, addresses, given.observing, given.listening, ready=ready)
+        await app_observing.serve(settings, systems, addresses, given.observing, given.listening, ready=ready)
         return
-    await app.serve(*begin, addresses, given.listening, ready=lambda: _banner(given))
+    await app.serve(settings, systems, addresses, given.listening, ready=lambda: _banner(given))
 
 
 async def _limits(screen: Screen, amqp_url: str, api: str | None) -> None:

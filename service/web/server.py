@@ -35,9 +35,7 @@ class Web:
 
     HEADERS: ClassVar[dict[str, str]] = {"cache-control": "no-store"}
 
-    def __init__(
-        self, listening: socket.socket, health: Callable[[], Health], registry: CollectorRegistry
-    ) -> None:  # fmt: skip
+    def __init__(self, listening: socket.socket, health: Callable[[], Health], registry: CollectorRegistry) -> None:
         self.url = url_of(listening)
         """Where it answers."""
         self._listening = listening

@@ -105,9 +105,9 @@ def test_allowed_user_restarts_over_amqp_and_another_is_refused_aloud(served: tu
             "user": "ana",
         }
         second = relight(home, "restart", "tiny")
+        hold.unlink()
         assert second.returncode == 1
         assert "already in progress" in second.stdout
-        hold.unlink()
         watch.until("tiny.lifecycle.operational", 60)
         watch.tell(signal.SIGINT)
         assert watch.end(20) == 0

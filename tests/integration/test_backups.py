@@ -26,6 +26,8 @@ from schemas.base import Json
 from schemas.system import System
 from service.adapters.memory.world import MemoryWorld
 from service.adapters.pg_tools import PostgresDumps
+from service.adapters.pg_tools.programs import tools_for
+from service.adapters.pg_tools.scratch import scratch_server
 from service.adapters.secrets import References
 from service.clock import SystemClock
 from service.errors import Permanent, Retry
@@ -450,6 +452,24 @@ async def test_scratch_server_of_a_killed_relight_is_ended_by_the_next_test(shop
     await shop.do("backup")
     await shop.do("restore_test")
     assert shop.nothing_is_left()
+
+
+async def test_scratch_server_that_is_cancelled_again_and_again_while_it_begins_leaves_nothing(shop: Shop) -> None:
+    tools = tools_for(0, "pg_restore", "initdb", "postgres")
+
+    async def begin() -> None:
+        async with scratch_server(shop.scratch, tools, 0):
+            await asyncio.sleep(3600)
+
+    for moment in (0.0, 0.001, 0.002, 0.005, 0.01, 0.1):
+        beginning = asyncio.create_task(begin())
+        await asyncio.sleep(moment)
+        for _ in range(3):
+            beginning.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        assert shop.nothing_is_left(), moment
 
 
 async def test_scratch_server_of_a_living_relight_is_left_alone(shop: Shop) -> None:

@@ -32,9 +32,7 @@ class Making:
         self.taken_back.set()
 
 
-async def cancelled_often(
-    making: Making, work: Callable[[Making], Awaitable[object]]
-) -> asyncio.Task[object]:  # fmt: skip
+async def cancelled_often(making: Making, work: Callable[[Making], Awaitable[object]]) -> asyncio.Task[object]:
     """`work`, ended, after a cancellation in each of its moments."""
 
     async def run() -> object:
